@@ -1,0 +1,1 @@
+"""The front door of the compiler: a source in, a `Port` out, or `Refused`."""

@@ -1,0 +1,37 @@
+"""What porter says when it stops: a refusal of the source, or a mistake of the caller."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Gap:
+    """One reason why a source can't be ported faithfully.
+
+    file: path of the source as the user named it. line: 1-based, 0 where no line applies.
+    what: what was seen. advice: what to do about it.
+    """
+
+    file: str
+    line: int
+    what: str
+    advice: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.file}:{self.line}: {self.what}"
+        return f"{text}\n    {self.advice}" if self.advice else text
+
+
+class Refused(Exception):
+    """The source can't be ported faithfully; `gaps` say where and why (exit code 3)."""
+
+    def __init__(self, gaps: list[Gap]):
+        self.gaps = gaps
+        super().__init__("\n".join(str(gap) for gap in gaps))
+
+
+class UsageError(Exception):
+    """A mistake of the caller that one clear message explains (exit code 2)."""
+
+
+class CannotRun(Exception):
+    """A port that can't be run or verified here, and why (exit code 3)."""
