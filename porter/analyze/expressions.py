@@ -798,7 +798,7 @@ class Expressions:
                     isinstance(value, (int, float)) and not isinstance(value, bool)
                 ):
                     bound[name] = Sym("param", (name,), value, inst)
-        elif self.frame is not None and inst is self.frame.inst and self.depth == 1:
+        elif self.frame is not None and inst is self.frame.inst and self.depth == 0:
             for name, value in bound.items():
                 if isinstance(value, Node):
                     self.frame.names.setdefault(value.id, name)

@@ -417,7 +417,14 @@ def simplify(x):
     if coefficient.numerator != 1 or not above:
         above.insert(0, coefficient.numerator)
     out = product(above)
-    return Sym("floordiv", (out, product(below))) if below else out
+    if below:
+        out = Sym("floordiv", (out, product(below)))
+    return out if _parts(out) < _parts(x) else x
+
+
+def _parts(x) -> int:
+    x = unwrap(x)
+    return 1 + sum(_parts(a) for a in x.args) if isinstance(x, Sym) else 1
 
 
 def _collect_atoms(x, atoms: dict) -> None:

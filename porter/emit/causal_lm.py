@@ -204,7 +204,7 @@ class CausalLMWriter:
                 raise Refused([Gap(self.inst.span.file, self.inst.span.line,
                                    "packed projections with different head counts")])
             test = " or ".join(f'"{n}" in name' for n in names)
-            count = f"self.{counts.pop()}"
+            count = counts.pop()
             out += [Line(""), Line(_REGROUP.format(test=test, count=count), span)]
         return out
 

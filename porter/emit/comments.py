@@ -1,5 +1,7 @@
 """The authors' comments that explain the model go with the statements they stand above."""
 
+import re
+
 from porter.emit.method import Line
 from porter.source import SourceFile
 
@@ -12,9 +14,10 @@ class Comments:
     def __init__(self, files: list[SourceFile]):
         self.blocks: dict[tuple[str, int], list[str]] = {}
         for file in files:
+            lines = file.text.splitlines()
             for line in sorted(file.comments):
                 following = line + 1
-                while following in file.comments:
+                while following in file.comments or _is_alias(lines, following):
                     following += 1
                 self.blocks.setdefault((file.shown, following), []).append(
                     file.comments[line]
@@ -33,3 +36,9 @@ class Comments:
                     out += [Line(pad + text, line.spans) for text in block]
             out.append(line)
         return out
+
+
+def _is_alias(lines: list[str], number: int) -> bool:
+    """`residual = hidden_states`: no statement of its own in a port."""
+    text = lines[number - 1] if number <= len(lines) else ""
+    return re.fullmatch(r"\s*\w+ = \w+\s*", text) is not None

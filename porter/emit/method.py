@@ -114,6 +114,8 @@ class Body:
             self.readers.setdefault(dep.id, []).append((item.key, region))
 
     def _deps(self, item: _Item) -> list[Node]:
+        if item.node is not None and item.node.op in ("buffer", "parameter"):
+            return []  # the constructor makes it
         if item.call is not None:
             return self.graph.free(item.call.frame)
         assert item.node is not None
@@ -140,6 +142,8 @@ class Body:
                 self.items[key] = _Item(call=call)
             return self.items[key]
         if node.op in ("buffer", "parameter", "leaf_parameter"):
+            return self.items.setdefault(node.id, _Item(node=node))
+        if node.frame is None and node.op not in ("positions", "input_ids", "mask"):
             return self.items.setdefault(node.id, _Item(node=node))
         self.scope.unbound(node, self.frame)
         return None

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from porter.analyze.model import Facts
-from porter.analyze.symbols import describe
+from porter.analyze.symbols import Sym, simplify, text
 from porter.analyze.values import Module, Opaque
 from porter.emit.frames import FrameGraph
 from porter.emit.scope import ClassScope
@@ -42,13 +42,19 @@ def _child(plan: WeightPlan, scope: ClassScope, name: str, child: Module) -> Non
             plan.stacked[_narrow(scope, part)] = (_narrow_to(scope, part, name), shard)
         plan.packed[name] = [p.name for p in parts]
     if child.attrs.get("packed") == "heads" and child.cls is None:
-        plan.regroup.append((f".{name}.", describe(child.attrs["num_heads"])))
+        count = text(simplify(child.attrs["num_heads"]), _on_self)
+        plan.regroup.append((f".{name}.", count))
     if child.attrs.get("packed") and child.cls is None:
         plan.packed.setdefault(name, [name])
     layer = child.replaced
     if layer is not None and not isinstance(layer, Module) and layer.source:
         if layer.source != "weight":
             plan.suffixes[f".{name}.{layer.source}"] = f".{name}.weight"
+
+
+def _on_self(sym: Sym) -> str | None:
+    """Config fields as methods reach them."""
+    return f"self.{'.'.join((*sym.args[0], sym.args[1]))}" if sym.op == "field" else None
 
 
 def _narrow(scope: ClassScope, part: Module) -> str:
