@@ -2,12 +2,12 @@
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.processes import ROOT, python
+
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "manager"}
 COPYRIGHT = re.compile(
     r"(?i)copyright[^\n]*(hugging ?face|vllm|eleuther|google|meta ai|facebook)"
@@ -36,9 +36,7 @@ def tracked_files() -> list[Path]:
     ids=" ".join,
 )
 def test_tool_finds_nothing(command: list[str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True
-    )
+    done = python("-m", *command)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -17,7 +17,8 @@ from porter.commands.options import (
 from porter.console import print_table, say, working
 from porter.output import write_json
 
-JSON_VERSION = 1
+# Shown as the verdict, or of interest to programs only.
+NOT_IN_THE_TABLE = ("version", "passed", "failures")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,8 +52,9 @@ def run(arguments: argparse.Namespace) -> int:
             pp=arguments.pp,
             dtype=arguments.dtype,
             trust_remote_code=arguments.trust_remote_code,
+            allow_pickle=arguments.allow_pickle,
         )
-    facts = {"version": JSON_VERSION, **result.to_json()}
+    facts = result.to_json()
     if arguments.json is not None:
         write_json(arguments.json, facts)
     if str(arguments.json) != "-":
@@ -64,9 +66,11 @@ def _show(port: Path, facts: dict) -> None:
     rows = [
         (name.replace("_", " "), _cell(value))
         for name, value in facts.items()
-        if name not in ("version", "passed")
+        if name not in NOT_IN_THE_TABLE
     ]
     print_table(["what", "result"], rows)
+    for failure in facts["failures"]:
+        say(f"{port}: {failure}")
     say(f"{port}: {'passes' if facts['passed'] else 'DIFFERS'}")
 
 
@@ -80,9 +84,10 @@ def _cell(value: object) -> str:
         case float():
             return f"{value:.2e}" if value and abs(value) < 1e-2 else f"{value:.4g}"
         case dict():
-            return ", ".join(f"{key} {_cell(item)}" for key, item in value.items())
-        case list() if all(isinstance(item, bool) for item in value):
-            return f"{sum(value)} of {len(value)}" if value else "none"
+            pairs = (f"{key} {_cell(item)}" for key, item in value.items())
+            return ", ".join(pairs) or "none"
+        case list() if value and all(isinstance(item, bool) for item in value):
+            return f"{sum(value)} of {len(value)}"
         case list():
             return "\n".join(_cell(item) for item in value) or "none"
     return str(value)
