@@ -164,9 +164,13 @@ def verify_subject(
     pp: int = 1,
     dtype: str = "float32",
     invariances: bool = True,
+    two_ranks: bool = True,
     started: float | None = None,
 ) -> VerifyResult:
-    """All criteria for one subject and the engines that `make_engine` makes."""
+    """All criteria for one subject and the engines that `make_engine` makes.
+
+    invariances: whether to check them too, `tp2` among them with `two_ranks`.
+    """
     started = time.perf_counter() if started is None else started
     with make_engine(tensor_parallel_size=tp) as llm:
         traces = trace_engine(llm, subject.prompts, len(subject.traces[0].tokens))
@@ -183,7 +187,9 @@ def verify_subject(
     held = {}
     if invariances and not failures:
         tolerance = TOLERANCE[dtype]
-        held = check_invariances(make_engine, traces, tolerance, tp=tp)
+        held = check_invariances(
+            make_engine, traces, tolerance, tp=tp, two_ranks=two_ranks
+        )
         failures += [f"not the same with {name}" for name, ok in held.items() if not ok]
     return VerifyResult(
         passed=not failures,
