@@ -12,7 +12,7 @@ from porter.gap import CannotRun, UsageError
 from porter.verify.comparison import TIE, parting, rel_rmse, tie_gap
 from porter.verify.trace import Trace, generate
 
-CHUNK = 16  # tokens a step: less than most prompts, not a divisor of their lengths
+CHUNK = 13  # tokens a step: less than most prompts, not a divisor of their lengths
 
 MakeEngine = Callable[..., Any]
 

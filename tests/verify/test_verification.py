@@ -114,7 +114,7 @@ def test_unaccounted_weights_fail(subject: Subject) -> None:
 @pytest.mark.parametrize(
     ("options", "name"),
     [
-        ({"max_num_batched_tokens": 16}, "chunked_prefill"),
+        ({"max_num_batched_tokens": 13}, "chunked_prefill"),
         ({"max_num_seqs": 2}, "staggered"),
         ({"tensor_parallel_size": 2}, "tp2"),
     ],
