@@ -6,7 +6,7 @@ where the port went wrong: everything before it was equal. A module that the por
 with others has no partner, so its nearest ancestor that has one answers for it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -32,60 +32,79 @@ def first_divergence(
 ) -> str | None:
     """Path, in the reference, of the first module whose output differs in the port.
 
-    llm: an engine on one rank, with `capture(prompt, paths=None)` -> path -> tensor.
+    llm: an engine on one rank, with its `model` and `prefill_logits`.
     None where every module that both have gives the same: then the difference is in
     what the model does outside of them, or in decoding.
     """
-    expected = capture_reference(reference, prompt)
-    outputs = llm.capture(prompt, None)
-    for path, tensor in expected.items():
-        got = partner(path, outputs)
-        if got is not None and not same_output(tensor, got, tolerance):
-            return path
-    return None
+    expected = capture(reference, lambda: reference(torch.tensor([prompt])))
+    outputs = capture(llm.model, lambda: llm.prefill_logits([prompt]))
+    verdicts = [
+        (path, same_output(tensors[0], got, tolerance))
+        for path, tensors in expected.items()
+        if (got := partner(path, outputs)) is not None
+    ]
+    return first_lasting_difference(verdicts)
 
 
-def capture_reference(reference: nn.Module, prompt: list[int]) -> dict[str, Any]:
-    """Module path -> first tensor of its output, in the order in which they finish.
+def first_lasting_difference(verdicts: list[tuple[str, bool]]) -> str | None:
+    """The first difference that no equal output follows, from (path, same) in order.
 
-    A module that runs several times keeps its last output, as the port's does.
+    A fault reaches everything computed after it. A difference that later modules don't
+    show is one of form: the port's module of that name takes over a neighbour's work.
+    Where a difference of form stands right before the fault, it is told from the fault
+    by the same module of the layers before, which had it too.
     """
-    found: dict[str, torch.Tensor] = {}
+    end = max((i for i, (_, same) in enumerate(verdicts) if same), default=-1)
+    form = {_in_any_layer(path) for path, same in verdicts[: end + 1] if not same}
+    rest = [path for path, same in verdicts[end + 1 :]]
+    faults = [path for path in rest if _in_any_layer(path) not in form]
+    return next(iter(faults or rest), None)
+
+
+def _in_any_layer(path: str) -> str:
+    return ".".join("*" if part.isdigit() else part for part in path.split("."))
+
+
+@torch.inference_mode()
+def capture(model: nn.Module, run: Callable[[], Any]) -> dict[str, list[torch.Tensor]]:
+    """Module path -> tensors of its output, in the order in which the modules finish.
+
+    A module that runs several times keeps its last output.
+    """
+    found: dict[str, list[torch.Tensor]] = {}
 
     def keep(path: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            tensor = first_tensor(output)
-            if tensor is not None:
+            tensors = [t.detach().clone() for t in float_tensors(output)]
+            if tensors:
                 found.pop(path, None)
-                found[path] = tensor.detach().clone()
+                found[path] = tensors
 
         return hook
 
     hooks = [
         module.register_forward_hook(keep(path))
-        for path, module in reference.named_modules()
-        if path
+        for path, module in model.named_modules()
+        # An activation that multiplies too is not the reference's module of its name.
+        if path and not type(module).__name__.endswith("AndMul")
     ]
     try:
-        with torch.inference_mode():
-            reference(torch.tensor([prompt]))
+        run()
     finally:
         for hook in hooks:
             hook.remove()
     return found
 
 
-def first_tensor(output: Any) -> torch.Tensor | None:
-    """The tensor that a module returns, or the first of several."""
+def float_tensors(output: Any) -> list[torch.Tensor]:
+    """The floating-point tensors that a module returns, nested ones in order."""
     if isinstance(output, torch.Tensor):
-        return output if output.is_floating_point() else None
+        return [output] if output.is_floating_point() else []
     if isinstance(output, Mapping):
         output = list(output.values())
     if isinstance(output, tuple | list):
-        return next(
-            (t for item in output if (t := first_tensor(item)) is not None), None
-        )
-    return None
+        return [tensor for item in output for tensor in float_tensors(item)]
+    return []
 
 
 def partner(path: str, outputs: Mapping[str, Any]) -> Any:
@@ -99,21 +118,20 @@ def partner(path: str, outputs: Mapping[str, Any]) -> Any:
     return outputs[found[0]] if len(found) == 1 else None
 
 
-def same_output(expected: torch.Tensor, got: Any, tolerance: float) -> bool:
+def same_output(
+    expected: torch.Tensor, got: list[torch.Tensor], tolerance: float
+) -> bool:
     """Whether both hold the same values, whatever axes they are arranged in.
 
     A pair of equal shape may be a hidden state and the residual that is still to be
     added to it, as fused norms leave it: then their sum may be the module's output.
     Values that can't be compared (another number of elements) count as the same.
     """
-    parts = [p for p in (got if isinstance(got, tuple | list) else [got])]
-    tensors = [p for p in parts if isinstance(p, torch.Tensor)]
-    candidates = tensors[:1]
-    if len(tensors) == 2 and tensors[0].shape == tensors[1].shape:
-        candidates.append(tensors[0] + tensors[1])
+    candidates = got[:1]
+    if len(got) > 1 and got[0].shape == got[1].shape:
+        candidates.append(got[0] + got[1])
     comparable = [c for c in candidates if c.numel() == expected.numel()]
     return not comparable or any(
-        rel_rmse(expected.float().flatten()[None], c.float().flatten()[None])
-        <= tolerance
+        rel_rmse(expected.float().flatten(), c.float().flatten()) <= tolerance
         for c in comparable
     )

@@ -45,12 +45,13 @@ def class_of_text(text: str, module_name: str, architecture: str) -> type:
     were changed in memory.
     """
     package = module_name.rpartition(".")[0]
-    importlib.import_module(package)
+    folder = Path(next(iter(importlib.import_module(package).__path__)))
     name = f"{module_name}_in_memory"
     module = types.ModuleType(name)
     module.__package__ = package
-    module.__file__ = f"<{name}>"
-    # Decorators of transformers look a class's source up, and find it there.
+    # Decorators of transformers look a class's file up, where it stands and its text:
+    # the first is a path that doesn't exist, the second is found in the line cache.
+    module.__file__ = str(folder / f"{name.rpartition('.')[2]}.py")
     linecache.cache[module.__file__] = (
         len(text),
         None,

@@ -4,13 +4,11 @@ A port that is right by construction, to be made wrong in one known way: what `v
 says of it can then be tested without a port.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from porter.verify.bisection import first_tensor
 from porter.verify.reference import trace_reference
 
 
@@ -50,23 +48,3 @@ class MirrorEngine:
 
     def fused_modules(self) -> dict[str, int]:
         return {"qkv": 0}
-
-    def capture(self, prompt: list[int], paths: list[str] | None) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-
-        def keep(path: str) -> Callable[..., None]:
-            def hook(module: Any, inputs: Any, output: Any) -> None:
-                found[path] = first_tensor(output)
-
-            return hook
-
-        hooks = [
-            module.register_forward_hook(keep(path))
-            for path, module in self.model.named_modules()
-            if path
-        ]
-        with torch.inference_mode():
-            self.model(torch.tensor([prompt]))
-        for hook in hooks:
-            hook.remove()
-        return found

@@ -59,7 +59,7 @@ def change_scale(model: Any) -> str:
 
 def change_theta(model: Any) -> str:
     model.model.rotary_emb.inv_freq *= 1.001
-    return "model.rotary_emb"
+    return "model.layers.0.self_attn.o_proj"
 
 
 def change_epsilon(model: Any) -> str:
