@@ -8,6 +8,7 @@ the tolerance of a comparison, and no two next-token candidates are close.
 
 import copy
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,13 +61,15 @@ def make_checkpoint(
     config: Any = None,
     seed: int = 0,
     shards: int = 1,
+    code: Path | None = None,
 ) -> Checkpoint:
     """A random checkpoint of `model_class` (a transformers causal LM) in `folder`.
 
     The config is `config`, or a tiny one of the class's own config class with
     `config_overrides`. float32 safetensors under the original checkpoint names,
-    split in about `shards` files. Raises UsageError (unknown override) and
-    CannotRun (no tiny config works).
+    split in about `shards` files. code: the folder that a class of foreign code is
+    from; its files go along, as they do in published models. Raises UsageError
+    (unknown override) and CannotRun (no tiny config works).
     """
     with quiet_transformers():
         model = _build(model_class, config, config_overrides, seed)
@@ -75,7 +78,7 @@ def make_checkpoint(
         limit = max(1, 4 * parameters // shards + 1) if shards > 1 else 1 << 40
         model.config.architectures = [model_class.__name__]
         model.save_pretrained(folder, max_shard_size=limit)
-    _mark_float32(folder)
+    _complete_config(Path(folder), code)
     return Checkpoint(Path(folder), model.config, seed, parameters, margin, distinct)
 
 
@@ -206,9 +209,13 @@ def _uniform(like: torch.Tensor, spread: float, draw: torch.Generator) -> torch.
     return (torch.rand(like.shape, generator=draw) * 2 - 1) * spread
 
 
-def _mark_float32(folder: Path) -> None:
-    """State the dtype in config.json, whatever the config class writes by itself."""
-    path = Path(folder) / "config.json"
+def _complete_config(folder: Path, code: Path | None) -> None:
+    """State the dtype in config.json, and where foreign code is found."""
+    path = folder / "config.json"
     config = json.loads(path.read_text())
     config["dtype"] = "float32"
+    if code is not None:
+        config["auto_map"] = json.loads((code / "config.json").read_text())["auto_map"]
+        for file in code.glob("*.py"):
+            shutil.copy(file, folder)
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from porter.gap import CannotRun, UsageError
@@ -40,14 +41,22 @@ def _methods(node: ast.ClassDef) -> set[str]:
     return {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
 
 
-def source_class(
+@dataclass(frozen=True)
+class Source:
+    """The class that a port has to equal. code: its folder, for foreign code only."""
+
+    model_class: type
+    code: Path | None = None
+
+
+def find_source(
     port: Path,
     model_dir: Path | None,
     *,
     trust_remote_code: bool = False,
     source_text: str | None = None,
-) -> type:
-    """The causal LM class that `port` has to equal.
+) -> Source:
+    """The causal LM class that `port` was made from.
 
     source_text: run this in place of the source, in memory. A source outside the
     installed transformers is run only with `trust_remote_code`.
@@ -60,15 +69,15 @@ def source_class(
     module = installed_module(provenance.source)
     if module is not None:
         if source_text is not None:
-            return class_of_text(source_text, module, architecture)
-        return class_of_module(module, architecture)
+            return Source(class_of_text(source_text, module, architecture))
+        return Source(class_of_module(module, architecture))
     folder = model_dir or _folder_of(provenance.arguments, port)
     if folder is None:
         raise CannotRun(
             f"{port} was made from {provenance.source}, which is not here: "
             "give the model's folder with --model"
         )
-    return foreign_class(folder, trust_remote_code)
+    return Source(foreign_class(folder, trust_remote_code), folder)
 
 
 def installed_module(source: str) -> str | None:

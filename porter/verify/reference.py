@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from porter.gap import CannotRun, UsageError
@@ -113,7 +114,6 @@ def load_reference(
     another shape, or has no safetensors; CannotRun where transformers fails.
     """
     config = _config(model_class, model_dir)
-    read_config(model_dir)
     with quiet_transformers():
         try:
             model, info = model_class.from_pretrained(
@@ -128,6 +128,8 @@ def load_reference(
             )
         except OSError as error:
             raise UsageError(f"{model_dir}: {error}") from error
+        except SafetensorError as error:
+            raise UsageError(f"{model_dir}: broken safetensors: {error}") from error
         except Exception as error:  # transformers raises what it likes on bad input
             raise CannotRun(
                 f"transformers can't load {model_dir}: {type(error).__name__}: {error}"

@@ -12,7 +12,7 @@ from porter.verify.bisection import first_divergence, telling_tolerance
 from porter.verify.checkpoint import Checkpoint, make_checkpoint, vocabulary
 from porter.verify.comparison import Comparison, compare, rel_rmse
 from porter.verify.invariances import MakeEngine, check_invariances
-from porter.verify.origin import source_class
+from porter.verify.origin import Source, find_source
 from porter.verify.reference import load_reference, trace_reference
 from porter.verify.result import VerifyResult
 from porter.verify.trace import MAX_TOKENS, Trace, make_prompts, trace_engine
@@ -68,7 +68,7 @@ def verify(
     port = Path(port_path)
     _check_choices(against, engine, dtype)
     with tempfile.TemporaryDirectory(prefix="porter-verify-") as scratch:
-        source = source_class(
+        source = find_source(
             port,
             Path(model_dir) if model_dir else None,
             trust_remote_code=trust_remote_code,
@@ -115,7 +115,7 @@ def _check_choices(against: str, engine: str, dtype: str) -> None:
 
 
 def make_subject(
-    source: type,
+    source: Source | type,
     model_dir: Path | None,
     scratch: Path,
     *,
@@ -127,9 +127,14 @@ def make_subject(
 ) -> Subject:
     """The reference's answers for `model_dir`, or a tiny checkpoint in `scratch`."""
     checkpoint = None
+    source = source if isinstance(source, Source) else Source(source)
     if model_dir is None:
         checkpoint = make_checkpoint(
-            source, scratch, config_overrides=config_overrides, seed=seed
+            source.model_class,
+            scratch,
+            config_overrides=config_overrides,
+            seed=seed,
+            code=source.code,
         )
         model_dir = checkpoint.folder
     elif config_overrides:
@@ -137,7 +142,9 @@ def make_subject(
     if hf_factory is not None:
         reference = hf_factory(model_dir)
     else:
-        reference = load_reference(source, model_dir, allow_pickle=allow_pickle)
+        reference = load_reference(
+            source.model_class, model_dir, allow_pickle=allow_pickle
+        )
     prompts = make_prompts(vocabulary(reference.config))
     traces = trace_reference(reference, prompts, max_tokens)
     return Subject(model_dir, reference, traces, checkpoint)
