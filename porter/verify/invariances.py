@@ -14,6 +14,11 @@ from porter.verify.trace import Trace, generate
 
 CHUNK = 13  # tokens a step: less than most prompts, not a divisor of their lengths
 
+TWO_RANKS = {
+    "tp2": {"tensor_parallel_size": 2},
+    "pp2": {"pipeline_parallel_size": 2},
+}
+
 MakeEngine = Callable[..., Any]
 
 
@@ -28,7 +33,7 @@ def check_invariances(
     """Run the prompts of `traces` again under other schedules and on two ranks.
 
     make_engine(**options) gives an engine of the same port and weights. Returns
-    name -> held. `tp2` is left out where the model can't be split in two, or
+    name -> held. `tp2` and `pp2` are left out where the model can't be split so, or
     where `traces` are from several ranks themselves.
     """
     held = {
@@ -37,9 +42,10 @@ def check_invariances(
         "chunked_prefill": _chunked_prefill(make_engine, traces, tolerance, tp),
     }
     if two_ranks and tp == 1:
-        split = _two_ranks(make_engine, traces, tolerance)
-        if split is not None:
-            held["tp2"] = split
+        for name, options in TWO_RANKS.items():
+            split = _two_ranks(make_engine, traces, tolerance, options)
+            if split is not None:
+                held[name] = split
     return held
 
 
@@ -67,12 +73,15 @@ def _chunked_prefill(
 
 
 def _two_ranks(
-    make_engine: MakeEngine, traces: list[Trace], tolerance: float
+    make_engine: MakeEngine,
+    traces: list[Trace],
+    tolerance: float,
+    options: dict[str, int],
 ) -> bool | None:
     try:
-        engine = make_engine(tensor_parallel_size=2)
+        engine = make_engine(**options)
     except (UsageError, CannotRun):
-        return None  # heads that don't divide, said when a user asks for --tp 2
+        return None  # heads that don't divide: said to a user who asks for two ranks
     with engine as llm:
         return _same_tokens(llm, traces) and _same_logits(llm, traces, tolerance)
 

@@ -35,7 +35,7 @@ def test_the_model_itself_passes(subject: Subject) -> None:
     assert result.logprobs_close and not result.ties
     assert result.first_divergence is None
     assert result.invariances == dict.fromkeys(
-        ("mixed_batch", "staggered", "chunked_prefill", "tp2"), True
+        ("mixed_batch", "staggered", "chunked_prefill", "tp2", "pp2"), True
     )
 
 
@@ -117,6 +117,7 @@ def test_unaccounted_weights_fail(subject: Subject) -> None:
         ({"max_num_batched_tokens": 13}, "chunked_prefill"),
         ({"max_num_seqs": 2}, "staggered"),
         ({"tensor_parallel_size": 2}, "tp2"),
+        ({"pipeline_parallel_size": 2}, "pp2"),
     ],
 )
 def test_a_fault_of_one_schedule_fails(
