@@ -141,7 +141,7 @@ MISTAKES = {
         ["modeling_x.py"],
     ),
     "no causal LM": (
-        {"modeling_x.py": source_of("heron").replace("ForCausalLM", "ForMasks")},
+        {"modeling_x.py": source_of("heron").partition("class HeronForCausalLM")[0]},
         ["modeling_x.py"],
         ["modeling_x.py", "ForCausalLM"],
     ),
