@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from porter.commands.options import PROFILES, add_trust, existing_file
 from porter.console import print_table, say
 from porter.gap import UsageError
-from porter.output import write_files
+from porter.output import write_files, write_stdout
 
 if TYPE_CHECKING:
     from porter.convert import Port
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         files[arguments.report] = json.dumps(port.report, indent=2) + "\n"
     write_files(files)
     if to_stdout:
-        sys.stdout.write(port.text)
+        write_stdout(port.text)
     _summarise(port, target)
     return 0
 
