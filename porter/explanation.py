@@ -6,17 +6,25 @@ from importlib.resources import files
 
 from porter.gap import UsageError
 
-NOT_TRANSFORMS = ("__init__", "base")
-
 
 def transform_docs() -> dict[str, str]:
     """name -> docstring of each transform, read without importing it."""
     docs = {}
     for file in sorted(files("porter.transforms").iterdir(), key=lambda f: f.name):
-        name = file.name.removesuffix(".py")
-        if name != file.name and name not in NOT_TRANSFORMS:
-            docs[name] = ast.get_docstring(ast.parse(file.read_text("utf-8"))) or ""
+        if file.name.endswith(".py"):
+            tree = ast.parse(file.read_text("utf-8"))
+            if _defines_transform(tree):
+                docs[file.name.removesuffix(".py")] = ast.get_docstring(tree) or ""
     return docs
+
+
+def _defines_transform(tree: ast.Module) -> bool:
+    return any(
+        isinstance(base, ast.Name) and base.id == "Transform"
+        for node in tree.body
+        if isinstance(node, ast.ClassDef)
+        for base in node.bases
+    )
 
 
 def docs_of(name: str) -> str:
