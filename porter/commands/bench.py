@@ -1,7 +1,8 @@
 """Measure throughput and latency of a port, engines side by side in one run.
 
-Every engine gets the same random prompts and must make the same number of tokens.
-Without --engine the bundled runtime is measured beside HuggingFace's padded generate.
+Every engine gets the same random prompts and must make the same number of
+tokens. Without --engine the bundled runtime is measured beside HuggingFace's
+padded generate.
 """
 
 import argparse

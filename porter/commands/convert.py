@@ -1,7 +1,8 @@
-"""Write the vLLM port of a HuggingFace model, or say why it can't be done faithfully.
+"""Write the vLLM port of a HuggingFace model, or say why it can't be faithful.
 
-SOURCE is a modeling_*.py file, a model folder with a config.json, or a model_type of
-the installed transformers, such as opt. Its code is read, never run.
+SOURCE is a modeling_*.py file, a model folder with a config.json, or a
+model_type of the installed transformers, such as opt. Its code is read, never
+run.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Tell what a transform does, or where a line of a port came from and why.
 
-Without an argument the transforms are listed. A port's line is explained by converting
-its source again; nothing is written.
+Without an argument the transforms are listed. A port's line is explained by
+converting its source again; nothing is written.
 """
 
 import argparse

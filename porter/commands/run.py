@@ -1,7 +1,7 @@
 """Generate greedily with a port on the bundled runtime.
 
-Prompts are token ids (--prompt-ids 1 2 3, once for each prompt), or text where the
-model's folder has a tokenizer.
+Prompts are token ids (--prompt-ids 1 2 3, once for each prompt), or text where
+the model's folder has a tokenizer.
 """
 
 import argparse

@@ -10,6 +10,7 @@ import pytest
 from tests.cli.conftest import Porter, source_of
 from tests.processes import python
 
+HEAD = "@auto_docstring\nclass HeronForCausalLM"
 MIXES_TOKENS = "hidden_states = hidden_states.cumsum(dim=1)"
 
 
@@ -103,7 +104,7 @@ def test_refused_source_names_the_line_and_writes_nothing(
 
 def several_models() -> str:
     heron = source_of("heron")
-    start = heron.index("@auto_docstring\nclass HeronForCausalLM")
+    start = heron.index(HEAD)
     end = heron.index("\n\n__all__")
     second = heron[start:end].replace("HeronForCausalLM", "GreyHeronForCausalLM")
     return heron + "\n\n" + second + "\n"
@@ -141,7 +142,7 @@ MISTAKES = {
         ["modeling_x.py"],
     ),
     "no causal LM": (
-        {"modeling_x.py": source_of("heron").partition("class HeronForCausalLM")[0]},
+        {"modeling_x.py": source_of("heron").partition(HEAD)[0]},
         ["modeling_x.py"],
         ["modeling_x.py", "ForCausalLM"],
     ),
