@@ -1,5 +1,6 @@
 """The engines that `porter bench` can ask: the bundled runtime and HuggingFace."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -85,7 +86,10 @@ class HuggingFaceEngine:
         del self.model
 
 
-ENGINES = {"porter": BundledEngine, "hf": HuggingFaceEngine}
+ENGINES: dict[str, Callable[[Path, Path, bool], Engine]] = {
+    "porter": BundledEngine,
+    "hf": HuggingFaceEngine,
+}
 
 
 def open_engine(name: str, port: Path, model: Path, trust_remote_code: bool) -> Engine:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Porter, source_of
+from tests.cli.conftest import Porter, source_of, write_files
 from tests.processes import python
 
 HEAD = "@auto_docstring\nclass HeronForCausalLM"
@@ -121,7 +121,7 @@ def test_one_of_several_models_is_named_by_arch(porter: Porter, heron: Path) -> 
 
 
 # Each mistake: the files to make, the arguments, and words that the message must have.
-MISTAKES = {
+MISTAKES: dict[str, tuple[dict[str, str | bytes], list[str], list[str]]] = {
     "missing file": ({}, ["nowhere/modeling_x.py"], ["nowhere/modeling_x.py"]),
     "unknown model_type": ({}, ["no_such_bird"], ["no_such_bird"]),
     "syntax error": (
@@ -215,10 +215,7 @@ def test_mistake_is_one_message_and_changes_no_file(
     mistake: str, porter: Porter, tmp_path: Path
 ) -> None:
     files, arguments, words = MISTAKES[mistake]
-    for name, content in files.items():
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    write_files(tmp_path, files)
     before = _contents(tmp_path)
 
     outcome = porter("convert", *arguments)
