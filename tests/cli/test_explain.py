@@ -1,4 +1,4 @@
-"""`porter explain`: transforms by name, lines of a port by their place in the source."""
+"""`porter explain`: transforms by name, lines of a port by their origin."""
 
 from pathlib import Path
 
