@@ -1,4 +1,4 @@
-"""A checkpoint to measure when there is none: the port's architecture, random weights."""
+"""A checkpoint where none is given: the port's architecture, random weights."""
 
 from pathlib import Path
 from typing import Any

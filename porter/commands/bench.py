@@ -8,6 +8,7 @@ padded generate, without --model on about 100 million random parameters.
 import argparse
 import contextlib
 import json
+import math
 import platform
 import re
 import tempfile
@@ -115,11 +116,8 @@ def _parameters(model: Path) -> int:
     total = 0
     for path in model.glob("*.safetensors"):
         with safe_open(path, framework="np") as file:
-            for name in file.keys():  # noqa: SIM118  it is no mapping
-                size = 1
-                for extent in file.get_slice(name).get_shape():
-                    size *= extent
-                total += size
+            for name in file.keys():
+                total += math.prod(file.get_slice(name).get_shape())
     return total
 
 
