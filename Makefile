@@ -1,11 +1,12 @@
-# `make demo` shows what porter does; `make test` passes its tests. Both make .venv.
+# `make demo` shows what porter does, `make test` passes its tests, `make figures` prints
+# how fast it is. Each makes .venv where there is none.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
 # Tiny models, where a second thread costs more than it gives.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test clean
+.PHONY: demo test figures clean
 
 demo: $(STAMP)
 	@mkdir -p demo
@@ -16,6 +17,12 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto
+
+figures: $(STAMP)
+	@mkdir -p demo
+	$(BIN)/python figures/convert.py
+	$(BIN)/porter convert llama -o demo/llama.py
+	env -u OMP_NUM_THREADS $(BIN)/porter bench demo/llama.py
 
 # torch first and by its exact version: left to choose, pip takes the newest build
 # with gigabytes of CUDA libraries. The stamp makes a second run free.

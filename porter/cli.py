@@ -95,7 +95,7 @@ def _overview() -> Parser:
     parser = Parser(
         prog="porter",
         usage="porter COMMAND ...",
-        description="Compiles a HuggingFace model into a vLLM model file and proves "
+        description="Compiles a HuggingFace model into a vLLM model file and proves\n"
         "that both compute the same.",
         epilog="commands:\n" + "\n".join(lines) + "\n\n"
         "'porter COMMAND --help' shows a command's options.",

@@ -25,7 +25,6 @@ def open_console(stream: TextIO | None = None) -> "Console":
         emoji=False,
         markup=False,
     )
-    # rich may leave the last column to the cursor, so a table is asked for exactly.
     console.width = min(WIDTH, console.width) if terminal else WIDTH
     return console
 
@@ -55,7 +54,12 @@ def print_table(
         )
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
-    open_console(stream).print(table)
+    stream = stream or sys.stdout
+    console = open_console(stream)
+    with console.capture() as captured:
+        console.print(table)
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    stream.write("\n".join(lines).strip("\n") + "\n")
 
 
 @contextmanager

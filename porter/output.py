@@ -31,11 +31,18 @@ def write_files(texts: Mapping[Path, str]) -> None:
                     os.replace(temporary, path.resolve())
 
 
+def write_stdout(text: str) -> None:
+    """Write the text in UTF-8, whatever the locale says, so that a pipe gets a file."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode("utf-8"))
+    sys.stdout.buffer.flush()
+
+
 def write_json(path: Path, value: object) -> None:
     """Write `value` as indented JSON, to standard output where the path is `-`."""
     text = json.dumps(value, indent=2) + "\n"
     if str(path) == "-":
-        sys.stdout.write(text)
+        write_stdout(text)
     else:
         write_files({path: text})
 

@@ -1,5 +1,7 @@
-"""The engines that `porter bench` can ask: the bundled runtime and HuggingFace."""
+"""The engines that `porter bench` measures, each behind one call: `generate`."""
 
+import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -60,6 +62,7 @@ class HuggingFaceEngine:
 
     def generate(self, prompts: list[list[int]], new_tokens: int) -> list[list[int]]:
         import torch
+        from transformers import GenerationConfig
 
         longest = max(map(len, prompts))
         ids = torch.zeros(len(prompts), longest, dtype=torch.long)
@@ -67,14 +70,15 @@ class HuggingFaceEngine:
         for row, prompt in enumerate(prompts):
             ids[row, longest - len(prompt) :] = torch.tensor(prompt)
             mask[row, longest - len(prompt) :] = 1
+        greedy = GenerationConfig(
+            max_new_tokens=new_tokens,
+            do_sample=False,
+            pad_token_id=0,
+            eos_token_id=None,
+        )
         with torch.inference_mode():
             out = self.model.generate(
-                ids,
-                attention_mask=mask,
-                do_sample=False,
-                min_new_tokens=new_tokens,
-                max_new_tokens=new_tokens,
-                pad_token_id=0,
+                ids, attention_mask=mask, generation_config=greedy
             )
         return out[:, longest:].tolist()
 
@@ -85,11 +89,49 @@ class HuggingFaceEngine:
         del self.model
 
 
-ENGINES = {"porter": BundledEngine, "hf": HuggingFaceEngine}
+class VllmEngine:
+    """The port on an installed vLLM, in place of its own class of that name."""
+
+    name = "vllm"
+
+    def __init__(self, port: Path, model: Path, trust_remote_code: bool) -> None:
+        if importlib.util.find_spec("vllm") is None:
+            raise CannotRun("vLLM is not installed in this environment")
+        import vllm
+
+        spec = importlib.util.spec_from_file_location(f"porter_bench_{port.stem}", port)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        for name, value in vars(module).items():
+            if isinstance(value, type) and hasattr(value, "compute_logits"):
+                vllm.ModelRegistry.register_model(name, value)
+        self.vllm = vllm
+        self.llm = vllm.LLM(
+            str(model),
+            skip_tokenizer_init=True,
+            dtype="float32",
+            trust_remote_code=trust_remote_code,
+            enable_prefix_caching=False,
+        )
+
+    def generate(self, prompts: list[list[int]], new_tokens: int) -> list[list[int]]:
+        sampling = self.vllm.SamplingParams(
+            temperature=0.0, max_tokens=new_tokens, ignore_eos=True, detokenize=False
+        )
+        asked = [{"prompt_token_ids": prompt} for prompt in prompts]
+        outputs = self.llm.generate(asked, sampling, use_tqdm=False)
+        return [list(out.outputs[0].token_ids) for out in outputs]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        del self.llm
 
 
-def open_engine(name: str, port: Path, model: Path, trust_remote_code: bool) -> Engine:
-    """Load `model` into the engine. Raises CannotRun for one that isn't supported."""
-    if name not in ENGINES:
-        raise CannotRun(f"engine {name} can't be measured yet: choose porter or hf")
-    return ENGINES[name](port, model, trust_remote_code)
+ENGINES: dict[str, Callable[[Path, Path, bool], Engine]] = {
+    "porter": BundledEngine,
+    "hf": HuggingFaceEngine,
+    "vllm": VllmEngine,
+}

@@ -21,6 +21,10 @@ class Workload:
     new_tokens: int = 64
     seed: int = 0
 
+    @property
+    def total_new_tokens(self) -> int:
+        return self.requests * self.new_tokens
+
     @cached_property
     def prompts(self) -> list[list[int]]:
         """Token ids, one list a request."""

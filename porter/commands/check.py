@@ -1,7 +1,7 @@
 """Regenerate each committed port from the source that its header names.
 
-Prints a unified diff and exits 1 where a port differs from what porter writes now;
---fix rewrites it instead. A folder stands for every port below it.
+Prints a unified diff and exits 1 where a port differs from what porter writes
+now; --fix rewrites it instead. A folder stands for every port below it.
 """
 
 import argparse

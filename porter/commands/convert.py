@@ -1,7 +1,8 @@
-"""Write the vLLM port of a HuggingFace model, or say why it can't be done faithfully.
+"""Write the vLLM port of a HuggingFace model, or say why it can't be faithful.
 
-SOURCE is a modeling_*.py file, a model folder with a config.json, or a model_type of
-the installed transformers, such as opt. Its code is read, never run.
+SOURCE is a modeling_*.py file, a model folder with a config.json, or a
+model_type of the installed transformers, such as opt. Its code is read, never
+run.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from porter.commands.options import PROFILES, add_trust, existing_file
 from porter.console import print_table, say
 from porter.gap import UsageError
-from porter.output import write_files
+from porter.output import write_files, write_stdout
 
 if TYPE_CHECKING:
     from porter.convert import Port
@@ -59,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         files[arguments.report] = json.dumps(port.report, indent=2) + "\n"
     write_files(files)
     if to_stdout:
-        sys.stdout.write(port.text)
+        write_stdout(port.text)
     _summarise(port, target)
     return 0
 

@@ -1,10 +1,11 @@
 """Generate greedily with a port on the bundled runtime.
 
-Prompts are token ids (--prompt-ids 1 2 3, once for each prompt), or text where the
-model's folder has a tokenizer.
+Prompts are token ids (--prompt-ids 1 2 3, once for each prompt), or text where
+the model's folder has a tokenizer.
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,26 @@ def _generate(arguments: argparse.Namespace, prompts: list[list[int]]) -> list[A
         trust_remote_code=arguments.trust_remote_code,
         allow_pickle=arguments.allow_pickle,
     ) as llm:
-        sampling = SamplingParams(max_tokens=arguments.max_tokens, ignore_eos=False)
+        sampling = SamplingParams(
+            max_tokens=arguments.max_tokens,
+            ignore_eos=False,
+            stop_token_ids=_stop_token_ids(arguments.model),
+        )
         return llm.generate(prompts, sampling)
+
+
+def _stop_token_ids(model: Path) -> tuple[int, ...]:
+    """The model's end-of-text tokens: generation_config.json's, else config.json's."""
+    for name in ("generation_config.json", "config.json"):
+        path = model / name
+        if path.is_file():
+            try:
+                ids = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+            except (ValueError, AttributeError) as error:
+                raise UsageError(f"{path}: not a JSON object: {error}") from error
+            if ids is not None:
+                return tuple(ids) if isinstance(ids, list) else (ids,)
+    return ()
 
 
 def _token_ids(words: list[str]) -> list[int]:

@@ -8,23 +8,22 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from porter.bench import Workload, measure
-from porter.bench.engines import HuggingFaceEngine, open_engine
+from porter.bench.engines import HuggingFaceEngine, VllmEngine
 from porter.gap import CannotRun
 from tests.processes import ROOT
 
 
 class Sleeper:
-    """Takes 1 ms for each token of the longest answer, and remembers its prompts."""
+    """Takes some ms for each token of the longest answer; notes what it was asked."""
 
-    name = "sleeper"
-
-    def __init__(self) -> None:
-        self.asked: list[list[list[int]]] = []
+    def __init__(self, name: str, ms: float, answer: int = 0) -> None:
+        self.name, self.ms, self.answer = name, ms, answer
+        self.asked: list[tuple[int, int]] = []
 
     def generate(self, prompts: list[list[int]], new_tokens: int) -> list[list[int]]:
-        self.asked.append(prompts)
-        time.sleep(new_tokens / 1e3)
-        return [[0] * new_tokens for _ in prompts]
+        self.asked.append((len(prompts), new_tokens))
+        time.sleep(new_tokens * self.ms / 1e3)
+        return [[self.answer] * new_tokens for _ in prompts]
 
     def __enter__(self) -> "Sleeper":
         return self
@@ -50,15 +49,17 @@ def test_one_request_is_a_workload() -> None:
 
 
 def test_figures_follow_from_the_clock() -> None:
-    engine = Sleeper()
+    slow, quick = Sleeper("slow", 2), Sleeper("quick", 1, answer=1)
     workload = Workload(vocab_size=100, requests=4, new_tokens=50)
-    figures = measure(engine, workload)
-    assert figures.engine == "sleeper"
-    assert 0.05 <= figures.seconds < 0.2
-    assert figures.tokens_per_second == pytest.approx(200 / figures.seconds, rel=0.02)
-    assert 1 <= figures.first_token_ms < 30
-    assert 0.5 <= figures.next_token_ms < 3
-    assert workload.prompts in engine.asked
+    figures = measure([slow, quick], workload)
+    assert [f.engine for f in figures] == ["slow", "quick"]
+    for engine, got in zip((slow, quick), figures, strict=True):
+        assert 0.05 * engine.ms <= got.seconds
+        assert got.tokens_per_second == pytest.approx(200 / got.seconds, rel=0.02)
+        assert engine.ms <= got.first_token_ms
+        assert engine.ms <= got.next_token_ms * 1.1
+        assert engine.asked == [(1, 2), *[(4, 50), (1, 1), (1, 50)] * 2]
+    assert [f.equal_prompts for f in figures] == [4, 0]
 
 
 def test_padding_does_not_change_what_huggingface_says(tmp_path: Path) -> None:
@@ -77,6 +78,7 @@ def test_padding_does_not_change_what_huggingface_says(tmp_path: Path) -> None:
     assert all(len(tokens) == 5 for tokens in together)
 
 
-def test_unsupported_engine_says_so() -> None:
-    with pytest.raises(CannotRun, match="vllm"):
-        open_engine("vllm", Path("port.py"), Path("model"), False)
+def test_missing_engine_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(CannotRun, match="vLLM is not installed"):
+        VllmEngine(Path("port.py"), Path("model"), False)

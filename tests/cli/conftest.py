@@ -1,7 +1,7 @@
 """The command line run in this process, and small sources and checkpoints for it."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +53,14 @@ def copy_of(name: str, target: Path) -> Path:
     shutil.copytree(MODELS / name, target)
     (target / "expected.py").unlink(missing_ok=True)
     return target
+
+
+def write_files(folder: Path, files: Mapping[str, str | bytes]) -> None:
+    """Make the files, and the folders they are in, below `folder`."""
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
 def source_of(name: str) -> str:

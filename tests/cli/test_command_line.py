@@ -31,7 +31,7 @@ def test_help_fits_80_columns(
         main([*arguments, "--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    assert max(map(len, shown.splitlines())) <= 88
+    assert max(map(len, shown.splitlines())) <= 80
     if not arguments:
         assert all(f"  {name} " in shown for name in COMMANDS)
 

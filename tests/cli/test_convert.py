@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Porter, source_of
+from tests.cli.conftest import Porter, source_of, write_files
 from tests.processes import python
 
+HEAD = "@auto_docstring\nclass HeronForCausalLM"
 MIXES_TOKENS = "hidden_states = hidden_states.cumsum(dim=1)"
 
 
@@ -103,7 +104,7 @@ def test_refused_source_names_the_line_and_writes_nothing(
 
 def several_models() -> str:
     heron = source_of("heron")
-    start = heron.index("@auto_docstring\nclass HeronForCausalLM")
+    start = heron.index(HEAD)
     end = heron.index("\n\n__all__")
     second = heron[start:end].replace("HeronForCausalLM", "GreyHeronForCausalLM")
     return heron + "\n\n" + second + "\n"
@@ -120,7 +121,7 @@ def test_one_of_several_models_is_named_by_arch(porter: Porter, heron: Path) -> 
 
 
 # Each mistake: the files to make, the arguments, and words that the message must have.
-MISTAKES = {
+MISTAKES: dict[str, tuple[dict[str, str | bytes], list[str], list[str]]] = {
     "missing file": ({}, ["nowhere/modeling_x.py"], ["nowhere/modeling_x.py"]),
     "unknown model_type": ({}, ["no_such_bird"], ["no_such_bird"]),
     "syntax error": (
@@ -141,7 +142,7 @@ MISTAKES = {
         ["modeling_x.py"],
     ),
     "no causal LM": (
-        {"modeling_x.py": source_of("heron").replace("ForCausalLM", "ForMasks")},
+        {"modeling_x.py": source_of("heron").partition(HEAD)[0]},
         ["modeling_x.py"],
         ["modeling_x.py", "ForCausalLM"],
     ),
@@ -214,10 +215,7 @@ def test_mistake_is_one_message_and_changes_no_file(
     mistake: str, porter: Porter, tmp_path: Path
 ) -> None:
     files, arguments, words = MISTAKES[mistake]
-    for name, content in files.items():
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    write_files(tmp_path, files)
     before = _contents(tmp_path)
 
     outcome = porter("convert", *arguments)
