@@ -80,6 +80,14 @@ def find_source(
     return Source(foreign_class(folder, trust_remote_code), folder)
 
 
+def source_class(
+    port: Path, model_dir: Path | None, *, trust_remote_code: bool = False
+) -> type:
+    """The class alone of `find_source`."""
+    source = find_source(port, model_dir, trust_remote_code=trust_remote_code)
+    return source.model_class
+
+
 def installed_module(source: str) -> str | None:
     """Module name of a source in the installed transformers, None of any other.
 

@@ -95,6 +95,7 @@ _LATENT = {
     "qk_rope_head_dim": 16,
     "qk_nope_head_dim": 32,
     "v_head_dim": 32,
+    "qk_head_dim": 48,
     "index_head_dim": 32,
     "index_n_heads": 4,
     "index_topk": 16,
