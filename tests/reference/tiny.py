@@ -125,10 +125,20 @@ def build(
     model = getattr(module, cls_name)(config).eval()
     names = rename or {}
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for name, parameter in stored_parameters(model).items():
             original = ".".join(names.get(part, part) for part in name.split("."))
             parameter.copy_(seeded(original, parameter))
     return model
+
+
+def stored_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters by the names that a checkpoint holds: of tied ones, the source's."""
+    tied: Any = model._tied_weights_keys if model.config.tie_word_embeddings else {}
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if name not in tied
+    }
 
 
 def save_checkpoint(model: nn.Module, config: Any, folder: Path) -> Path:
@@ -136,7 +146,7 @@ def save_checkpoint(model: nn.Module, config: Any, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         name: parameter.detach().contiguous().clone()
-        for name, parameter in model.named_parameters()
+        for name, parameter in stored_parameters(model).items()
     }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=1))
