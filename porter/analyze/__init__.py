@@ -1,0 +1,1 @@
+"""Facts about a source: one abstract interpreter over the forward functions."""

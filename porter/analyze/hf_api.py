@@ -1,0 +1,553 @@
+"""What transformers' own API, and Python's builtins, mean to the interpreter.
+
+These names are evidence because they are the library's, not the author's: caches, masks,
+ACT2FN, the attention interface, rope initialisation, model outputs.
+"""
+
+import ast
+from typing import Any
+
+from porter.analyze import positions as pos
+from porter.analyze import torch_ops
+from porter.analyze.graph import Node, batch_axis, feature_axis, hist_axis, seq_axis
+from porter.analyze.symbols import (
+    LAYER,
+    PAST,
+    SEQ,
+    Sym,
+    arith,
+    compare,
+    constant,
+    is_symbolic,
+    same,
+    unwrap,
+)
+from porter.analyze.values import (
+    Activation,
+    Cache,
+    Choice,
+    Config,
+    Dtype,
+    DtypeOf,
+    External,
+    Module,
+    Opaque,
+    Output,
+    Super,
+    is_scalar,
+)
+
+_MASKS = {
+    "create_causal_mask": "causal",
+    "create_sliding_window_causal_mask": "sliding",
+    "create_chunked_causal_mask": "chunked",
+}
+_MASK_ARGS = {
+    "config", "inputs_embeds", "input_embeds", "attention_mask", "cache_position",
+    "past_key_values", "position_ids", "layer_idx", "allow_is_causal_skip",
+}  # fmt: skip
+_MASK_ORDER = ["config", "inputs_embeds", "attention_mask", "past_key_values", "position_ids"]
+
+
+# -- attributes and items
+
+
+def external_attribute(name: External) -> Any:
+    head, _, last = name.name.rpartition(".")
+    if head == "torch":
+        dtype = torch_ops.dtype_of(last)
+        if dtype is not None:
+            return dtype
+    if head == "math" and last in ("pi", "inf", "e"):
+        import math
+
+        return getattr(math, last)
+    return name
+
+
+def external_item(interp, table: External, index) -> Any:
+    last = table.name.rsplit(".", 1)[-1]
+    if last in ("ACT2FN", "ACT2CLS"):
+        if not is_scalar(index):
+            raise interp.gap("ACT2FN with a key that can't be followed")
+        return Activation(unwrap(index) if not isinstance(index, str) else index,
+                          interp.span())
+    if last == "ROPE_INIT_FUNCTIONS":
+        return RopeInit(index)
+    if last in ("ALL_ATTENTION_FUNCTIONS",):
+        raise interp.gap("an attention function other than eager")
+    return Opaque(f"an item of `{table.name}`")
+
+
+class RopeInit(External):
+    """ROPE_INIT_FUNCTIONS[rope_type]: transformers' own frequencies."""
+
+    def __init__(self, rope_type):
+        object.__setattr__(self, "name", "transformers.ROPE_INIT")
+        object.__setattr__(self, "rope_type", rope_type)
+
+    def call(self, interp, args: list, kwargs: dict):
+        given = [a for a in [*args, *kwargs.values()] if isinstance(a, Config)]
+        if not given or given[0].path != interp.config.path:
+            raise interp.gap("rope is initialised from another config")
+        extra = set(kwargs) - {"config", "device", "seq_len"}
+        if extra:
+            raise interp.gap(f"rope is initialised with {sorted(extra)}")
+        size = Sym("call", ("rope_frequencies",))
+        inv_freq = interp.node("rope_init", (self.rope_type,), (feature_axis(size),),
+                               dtype="float32")
+        return inv_freq, Sym("rope_scaling", (self.rope_type,))
+
+
+# -- calls
+
+
+def call(interp, name: str, args: list, kwargs: dict) -> Any:
+    short = name.rsplit(".", 1)[-1]
+    if name == "torch.nn.Parameter" or name == "torch.nn.parameter.Parameter":
+        return stored(interp, "parameter", args[0] if args else kwargs["data"])
+    if name in ("torch.nn.Buffer", "torch.nn.parameter.Buffer"):
+        persistent = kwargs.get("persistent", args[1] if len(args) > 1 else True)
+        return stored(interp, "buffer", args[0], persistent)
+    if not name.startswith("transformers"):
+        return NotImplemented
+    if short in _MASKS:
+        return mask(interp, _MASKS[short], args, kwargs)
+    if short == "ROPE_INIT":
+        raise interp.gap("rope initialisation isn't followed here")
+    if short.endswith("Cache"):
+        return Cache()
+    if "modeling_outputs" in name or short.endswith(("Output", "OutputWithPast")):
+        return Output(dict(kwargs))
+    if short == "get_interface":
+        return kwargs.get("default", args[1] if len(args) > 1 else None)
+    if short == "maybe_autocast":
+        return Opaque(short)
+    if short in ("is_torchdynamo_compiling", "is_tracing", "is_flash_attn_available",
+                 "is_torch_available"):
+        return False
+    if short == "apply_chunking_to_forward":
+        return interp.call(args[0], args[3:], {})
+    if any(_holds_node(a) for a in [*args, *kwargs.values()]):
+        raise interp.gap(f"`{name}` isn't known to porter")
+    return Opaque(f"`{name}(...)`")
+
+
+def _holds_node(value) -> bool:
+    return bool(list(torch_ops_nodes(value)))
+
+
+def torch_ops_nodes(value):
+    from porter.analyze.graph import iter_nodes
+
+    return iter_nodes(value)
+
+
+def stored(interp, op: str, init, persistent: bool = True) -> Node:
+    """A parameter or buffer of the module under construction."""
+    if not isinstance(init, Node):
+        raise interp.gap("a parameter made from something that can't be followed")
+    made = interp.node(op, (init,), init.axes, persistent=persistent, unique=object())
+    made.dtype = init.dtype if op == "buffer" else None
+    made.attrs.pop("slot", None)
+    return made
+
+
+def mask(interp, kind: str, args: list, kwargs: dict) -> Node:
+    """transformers' mask functions: a node that only attention may read."""
+    given = {**dict(zip(_MASK_ORDER, args, strict=False)), **kwargs}
+    extra = {k for k, v in given.items() if k not in _MASK_ARGS and v is not None}
+    if extra:
+        raise interp.gap(f"the attention mask is changed by {sorted(extra)}",
+                         "vLLM's attention takes causal and sliding-window masks")
+    config = given.get("config")
+    if not isinstance(config, Config):
+        raise interp.gap("the attention mask is made from another config")
+    if given.get("attention_mask") is not None:
+        raise interp.gap("the attention mask is changed before it is used")
+    window = None
+    if kind != "causal":
+        name = "sliding_window" if kind == "sliding" else "attention_chunk_size"
+        window = interp.config_attribute(config, name)
+    axes = (batch_axis(), (), seq_axis(), hist_axis())
+    return interp.node("mask", (window,), axes, kind=kind)
+
+
+# -- methods of the library's objects
+
+
+def method(interp, obj, name: str, args: list, kwargs: dict) -> Any:
+    if isinstance(obj, Cache):
+        return _cache_method(interp, name, args, kwargs)
+    if isinstance(obj, Super):
+        return _super_method(interp, obj, name, args, kwargs)
+    if isinstance(obj, Module):
+        return _module_method(interp, obj, name, args, kwargs)
+    if isinstance(obj, dict):
+        return _dict_method(interp, obj, name, args, kwargs)
+    if isinstance(obj, (list, tuple)):
+        return _list_method(interp, obj, name, args)
+    if isinstance(obj, str):
+        if any(is_symbolic(a) for a in args):
+            return Opaque("a string")
+        return getattr(obj, name)(*args, **kwargs)
+    if isinstance(obj, Config):
+        if name == "get_text_config":
+            return obj
+        return Opaque(f"config.{name}()")
+    if isinstance(unwrap(obj), Sym):
+        if name == "get":
+            default = args[1] if len(args) > 1 else None
+            return Sym("get", (unwrap(obj), args[0], default))
+        if name == "item":
+            return obj
+    if isinstance(obj, (Dtype, DtypeOf)):
+        return False if name == "is_complex" else True
+    raise interp.gap(f"`.{name}()` of a {type(obj).__name__} isn't followed")
+
+
+def _cache_method(interp, name: str, args: list, kwargs: dict) -> Any:
+    if name == "update":
+        key_states, value_states = args[0], args[1]
+        index = args[2] if len(args) > 2 else kwargs.get("layer_idx")
+        if not same(index, LAYER):
+            raise interp.gap("the cache of another layer is written",
+                             "sharing keys and values between layers isn't ported yet")
+        return remembered(interp, key_states), remembered(interp, value_states)
+    if name in ("get_seq_length", "get_usable_length", "get_past_length"):
+        return PAST
+    if name in ("get_max_cache_shape", "get_max_length", "get_max_cache_length"):
+        return None
+    if name == "get_mask_sizes":
+        return arith("add", PAST, SEQ), 0
+    if name in ("is_compileable", "is_sliding"):
+        return Opaque(f"the cache's {name}")
+    raise interp.gap(f"`.{name}()` of the cache isn't followed")
+
+
+def remembered(interp, states) -> Node:
+    """Keys or values with those of the tokens before: seq becomes history."""
+    if not isinstance(states, Node):
+        raise interp.gap("the cache is given something that isn't a tensor")
+    axes = tuple(
+        tuple(hist_axis()[0] if f.role == "seq" else f for f in axis) for axis in states.axes
+    )
+    if axes == states.axes or not any(f.role == "hist" for a in axes for f in a):
+        raise interp.gap("what is cached has no token axis")
+    return interp.node("remember", (states,), axes, dtype=states.dtype)
+
+
+def _super_method(interp, obj: Super, name: str, args: list, kwargs: dict):
+    from porter.analyze.interpreter import external_bases
+    from porter.analyze.torch_modules import bind_leaf, call_leaf, is_leaf
+
+    inst = obj.inst
+    leaf = inst.leaf if inst.leaf and is_leaf(inst.leaf) else None
+    if name == "__init__":
+        if leaf:
+            bind_leaf(interp, inst, args, kwargs)
+        elif args and isinstance(args[0], Config):
+            inst.attrs["config"] = args[0]
+        elif isinstance(kwargs.get("config"), Config):
+            inst.attrs["config"] = kwargs["config"]
+        return None
+    if name == "forward" and leaf:
+        return call_leaf(interp, inst, args, kwargs)
+    if name == "__getattr__":
+        raise interp.gap("`__getattr__` isn't followed")
+    bases = [b.name for b in external_bases(inst.cls)] if inst.cls else []
+    raise interp.gap(f"`super().{name}` of {bases} isn't followed")
+
+
+def _module_method(interp, obj: Module, name: str, args: list, kwargs: dict):
+    if name == "register_buffer":
+        slot = args[0] if args else kwargs["name"]
+        tensor = args[1] if len(args) > 1 else kwargs["tensor"]
+        persistent = kwargs.get("persistent", args[2] if len(args) > 2 else True)
+        value = None if tensor is None else stored(interp, "buffer", tensor, persistent)
+        interp.set_attribute(obj, slot, value)
+        return None
+    if name == "append" and obj.leaf == "torch.nn.ModuleList":
+        raise interp.gap("layers appended one by one aren't followed")
+    if name in ("post_init", "apply", "init_weights", "register_forward_hook", "train",
+                "eval", "requires_grad_", "register_load_state_dict_pre_hook"):
+        return None
+    if name in ("__call__", "forward"):
+        return interp.call_module(obj, args, kwargs)
+    if name in ("warn_if_padding_and_no_attention_mask", "get_head_mask"):
+        return None if name[0] == "w" else Opaque("a head mask")
+    if name in ("register_parameter",):
+        interp.set_attribute(obj, args[0], args[1])
+        return None
+    if name in ("add_module", "register_module"):
+        interp.set_attribute(obj, args[0], args[1])
+        return None
+    if any(_holds_node(a) for a in [*args, *kwargs.values()]):
+        raise interp.gap(f"`.{name}()` of a module isn't followed")
+    return Opaque(f"`.{name}()` of a module")
+
+
+def _dict_method(interp, obj: dict, name: str, args: list, kwargs: dict):
+    if name == "get":
+        if is_symbolic(args[0]):
+            return interp.subscript(obj, args[0])
+        return obj.get(args[0], args[1] if len(args) > 1 else None)
+    if name == "pop":
+        return obj.pop(args[0], args[1] if len(args) > 1 else None)
+    if name == "items":
+        return [(k, v) for k, v in obj.items()]
+    if name in ("keys", "values"):
+        return list(getattr(obj, name)())
+    if name == "update":
+        obj.update(args[0] if args else kwargs)
+        return None
+    if name == "copy":
+        return dict(obj)
+    if name == "setdefault":
+        return obj.setdefault(args[0], args[1])
+    raise interp.gap(f"`.{name}()` of a dictionary isn't followed")
+
+
+def _list_method(interp, obj, name: str, args: list):
+    if isinstance(obj, tuple):
+        if name == "numel":
+            out: Any = 1
+            for s in obj:
+                out = arith("mul", out, s)
+            return out
+        raise interp.gap(f"`.{name}()` of a tuple isn't followed")
+    if name == "append":
+        obj.append(args[0])
+        return None
+    if name == "extend":
+        obj.extend(interp.sequence(args[0]))
+        return None
+    if name == "copy":
+        return list(obj)
+    raise interp.gap(f"`.{name}()` of a list isn't followed")
+
+
+# -- builtins
+
+
+def builtin(interp, name: str, args: list, kwargs: dict) -> Any:
+    fn = _BUILTINS.get(name)
+    if fn is not None:
+        return fn(interp, *args, **kwargs)
+    if name.endswith(("Error", "Exception", "Warning")):
+        return Opaque(name)
+    raise interp.gap(f"the builtin `{name}` isn't followed")
+
+
+def _int(interp, x=0):
+    number = constant(x)
+    if number is not None:
+        return int(number)
+    if isinstance(unwrap(x), Sym):
+        return Sym("call", ("int", x))
+    return Opaque("int()")
+
+
+def _float(interp, x=0.0):
+    number = constant(x)
+    if number is not None and not isinstance(x, str):
+        return float(number)
+    if isinstance(x, str):
+        return float(x)
+    return x
+
+
+def _bool(interp, x=False):
+    return interp.truth(x)
+
+
+def _len(interp, x):
+    x = interp.resolve(x)
+    if isinstance(x, (tuple, list, dict, str)):
+        return len(x)
+    if isinstance(x, Node):
+        from porter.analyze.graph import axis_size
+
+        return axis_size(x.axes[0])
+    if isinstance(x, Module) and x.leaf == "torch.nn.ModuleList":
+        return x.count if x.element is not None else len(x.attrs.get("items", []))
+    if isinstance(unwrap(x), Sym):
+        return Sym("call", ("len", x))
+    raise interp.gap("`len` of something that can't be followed")
+
+
+def _range(interp, *args):
+    from porter.analyze.expressions import SymRange
+
+    numbers = [constant(a) for a in args]
+    if all(n is not None and not is_symbolic(a) for n, a in zip(numbers, args, strict=True)):
+        return range(*[int(n) for n in numbers])
+    if len(args) == 1:
+        return SymRange(0, args[0])
+    if len(args) == 2:
+        return SymRange(args[0], args[1])
+    raise interp.gap("this range isn't followed")
+
+
+def _enumerate(interp, x, start=0):
+    from porter.analyze.expressions import Enumerated, SymList
+
+    if interp.layer_iteration(x) is not None:
+        return Enumerated(x)
+    if isinstance(x, SymList):
+        raise interp.gap("`enumerate` of a list of symbolic length")
+    return [(start + i, item) for i, item in enumerate(interp.sequence(x))]
+
+
+def _zip(interp, *args, **kwargs):
+    from porter.analyze.expressions import Zipped
+
+    if any(interp.layer_iteration(a) is not None for a in args):
+        return Zipped(args)
+    return list(zip(*[interp.sequence(a) for a in args], strict=False))
+
+
+def _isinstance(interp, x, kinds):
+    kinds = kinds if isinstance(kinds, (tuple, list)) else (kinds,)
+    x = interp.resolve(x)
+    return any(_is_kind(interp, x, k) for k in kinds)
+
+
+def _is_kind(interp, x, kind) -> bool:
+    name = kind.name if isinstance(kind, External) else getattr(kind, "name", "")
+    short = name.rsplit(".", 1)[-1]
+    plain = {"int": int, "float": float, "str": str, "dict": dict, "list": list,
+             "tuple": tuple, "bool": bool}
+    inner = unwrap(x)
+    if isinstance(inner, Sym):
+        raise interp.gap("the type of a config value decides here")
+    if short in plain:
+        return isinstance(inner, plain[short])
+    if short in ("Tensor", "LongTensor", "FloatTensor"):
+        return isinstance(x, Node)
+    if isinstance(x, Cache):
+        return short in ("Cache", "DynamicCache")
+    if isinstance(x, Module):
+        return x.leaf == name or (x.cls is not None and x.cls is kind)
+    return False
+
+
+def _getattr(interp, obj, name, *default):
+    obj = interp.resolve(obj)
+    if isinstance(obj, Config):
+        known = obj.fields is None or obj.fields.declares(name) or not default
+        if known and obj.fields is not None:
+            return interp.config_attribute(obj, name)
+        if name == "_attn_implementation":
+            return "eager"
+        if not default:
+            return interp.config_attribute(obj, name)
+        return Sym("or_default", (obj.path, name, default[0]))
+    if isinstance(obj, Module):
+        if not default or _module_has(interp, obj, name):
+            return interp.module_attribute(obj, name)
+        return default[0]
+    if isinstance(obj, (Node, Opaque)):
+        return interp.attribute(obj, name)
+    if isinstance(obj, Cache) or obj is None:
+        return default[0] if default else None
+    if isinstance(obj, External):
+        return interp.attribute(obj, name)
+    raise interp.gap("`getattr` isn't followed here")
+
+
+def _module_has(interp, obj: Module, name: str) -> bool:
+    from porter.analyze.values import MISSING
+
+    if name in obj.attrs or name == "training":
+        return True
+    return any(
+        interp._class_member(c, name, obj) is not MISSING for c in interp._lineage(obj)
+    )
+
+
+def _hasattr(interp, obj, name):
+    obj = interp.resolve(obj)
+    if isinstance(obj, Config):
+        return interp.config_has(obj, name)
+    if isinstance(obj, Module):
+        return _module_has(interp, obj, name)
+    if isinstance(obj, Cache):
+        return False
+    return False
+
+
+def _extreme(which: str):
+    def fn(interp, *args, **kwargs):
+        values = interp.sequence(args[0]) if len(args) == 1 else list(args)
+        numbers = [constant(v) for v in values]
+        if all(n is not None for n in numbers):
+            return max(numbers) if which == "max" else min(numbers)
+        return Sym("call", (which, *values))
+
+    return fn
+
+
+def _type(interp, x):
+    return Opaque("a type")
+
+
+def _super(interp, *args):
+    raise interp.gap("`super` isn't followed here")
+
+
+def _all(interp, x):
+    verdicts = [interp.truth(v) for v in interp.sequence(x)]
+    if all(isinstance(v, bool) for v in verdicts):
+        return all(verdicts)
+    raise interp.gap("`all` depends on the config")
+
+
+def _any(interp, x):
+    verdicts = [interp.truth(v) for v in interp.sequence(x)]
+    if all(isinstance(v, bool) for v in verdicts):
+        return any(verdicts)
+    raise interp.gap("`any` depends on the config")
+
+
+_BUILTINS: dict[str, Any] = {
+    "int": _int, "float": _float, "bool": _bool, "len": _len, "range": _range,
+    "enumerate": _enumerate, "zip": _zip, "isinstance": _isinstance, "getattr": _getattr,
+    "hasattr": _hasattr, "max": _extreme("max"), "min": _extreme("min"), "type": _type,
+    "str": lambda interp, x="": x if isinstance(x, str) else Opaque("a string"),
+    "tuple": lambda interp, x=(): tuple(interp.sequence(x)),
+    "list": lambda interp, x=(): list(interp.sequence(x)),
+    "dict": lambda interp, x=None, **kw: {**(x or {}), **kw},
+    "slice": lambda interp, *a: slice(*a),
+    "print": lambda interp, *a, **k: None,
+    "callable": lambda interp, x: True,
+    "abs": lambda interp, x: abs(constant(x)),
+    "all": _all, "any": _any,
+    "set": lambda interp, x=(): list(interp.sequence(x)),
+    "sorted": lambda interp, x: sorted(interp.sequence(x)),
+    "round": lambda interp, x: Sym("call", ("round", x)),
+    "sum": lambda interp, x: _sum(interp, x),
+    "reversed": lambda interp, x: interp.sequence(x)[::-1],
+}  # fmt: skip
+
+
+def _sum(interp, x):
+    out: Any = 0
+    for item in interp.sequence(x):
+        out = interp.binary(ast.Add, out, item)
+    return out
+
+
+def compare_dtypes(interp, op, left, right):
+    tags = [torch_ops.dtype_tag(interp, d)[0] if d is not None else "none"
+            for d in (left, right)]
+    if tags[0] == tags[1]:
+        equal: Any = True
+    elif None in tags:
+        raise interp.gap("a branch depends on the dtype of the activations")
+    else:
+        equal = False
+    return equal if isinstance(op, (ast.Eq, ast.Is)) else not equal
+
+
+__all__ = ["Choice", "builtin", "call", "compare", "external_item", "method", "pos"]

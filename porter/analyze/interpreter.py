@@ -1,0 +1,409 @@
+"""The abstract interpreter: runs a model's constructors and forward on symbols and axes.
+
+It follows the calls through the module tree as Python would, with the config's fields
+left symbolic. What depends on a field is kept as a choice; what the code decides without
+it is folded. Whatever it can't follow is a Gap with the line.
+"""
+
+import ast
+from contextlib import contextmanager
+from typing import Any
+
+from porter.analyze import axes as ax
+from porter.analyze.expressions import Expressions
+from porter.analyze.graph import Frame, Loop, Node, Span, iter_nodes
+from porter.analyze.statements import Statements
+from porter.analyze.symbols import Sym, key, negate, same, unwrap
+from porter.analyze.torch_modules import bind_leaf, call_leaf, is_leaf
+from porter.analyze.torch_ops import forbid_tokens
+from porter.analyze.values import (
+    MISSING,
+    Bound,
+    Cache,
+    Choice,
+    Class,
+    Config,
+    External,
+    Function,
+    Module,
+    Opaque,
+    Output,
+    is_scalar,
+)
+from porter.gap import Gap, Refused
+from porter.source import SourceFile, SourceSet
+
+
+class SourceRaises(Exception):
+    """The source itself raises here: the path isn't taken."""
+
+
+class Env:
+    """Local names of one call. inst and cls: what `self` and `super()` mean in it."""
+
+    def __init__(self, file: SourceFile, inst=None, cls=None, outer=None):
+        self.file, self.inst, self.cls, self.outer = file, inst, cls, outer
+        self.vars: dict[str, Any] = {}
+
+
+class Interpreter(Expressions, Statements):
+    def __init__(self, sources: SourceSet, file: SourceFile, config: Config):
+        self.sources, self.config = sources, config
+        self.file = file
+        self.assumed: dict[Any, bool] = {}
+        self.frame: Frame | None = None
+        self.loop: Loop | None = None
+        self.depth = 0
+        self.line = 0
+        self.end_line = 0
+        self.cse: dict[Any, Node] = {}
+        self.under_construction: list[Module] = []
+        self.assumptions: list[tuple[str, Any]] = []
+        self.frames: list[Frame] = []
+        self.modules: list[Module] = []
+
+    # -- places and refusals
+
+    def span(self) -> Span:
+        return Span(self.file.shown, self.line, self.end_line)
+
+    def gap(self, what: str, advice: str = "") -> Refused:
+        return Refused([Gap(self.file.shown, self.line, what, advice)])
+
+    @contextmanager
+    def at(self, node: ast.AST):
+        saved = self.line, self.end_line
+        self.line = getattr(node, "lineno", self.line)
+        self.end_line = getattr(node, "end_lineno", self.line) or self.line
+        try:
+            yield
+        finally:
+            self.line, self.end_line = saved
+
+    # -- nodes
+
+    def node(self, op: str, args: tuple, axes, dtype=None, **attrs) -> Node:
+        """A new operation; the same one made twice in one call is one node."""
+        for arg in args:
+            self._reject_unknown(arg, op)
+        frame_key = id(self.frame), id(self.loop)
+        parts = tuple(_arg_key(a) for a in (*args, *attrs.values()))
+        sizes = () if parts and any(isinstance(a, Node) for a in args) else tuple(
+            key(ax.axis_size(a)) for a in axes
+        )
+        identity = (op, frame_key, parts, tuple(attrs), _dtype_key(dtype), sizes)
+        found = self.cse.get(identity)
+        if found is not None:
+            return found
+        made = Node(op, args, attrs, tuple(axes), self.frame, self.span(), self.loop)
+        made.dtype = dtype
+        self.cse[identity] = made
+        return made
+
+    def _reject_unknown(self, arg, op: str) -> None:
+        if isinstance(arg, Opaque):
+            raise self.gap(f"`{op}` of a value that can't be followed: {arg.what}")
+        if isinstance(arg, (tuple, list)):
+            for item in arg:
+                self._reject_unknown(item, op)
+
+    def elementwise(self, op: str, *args, dtype=None, **attrs) -> Node:
+        tensors = [a for a in args if isinstance(a, Node)]
+        try:
+            axes = ax.broadcast([t.axes for t in tensors])
+        except ax.AxisError as error:
+            raise self.gap(f"`{op}`: {error}") from error
+        tag = dtype if dtype is not None else promote(tensors)
+        return self.node(op, args, axes, dtype=tag, **attrs)
+
+    def forbid_token_axis(self, axis, what: str) -> None:
+        forbid_tokens(self, axis, what)
+
+    # -- conditions
+
+    def decide(self, cond) -> Any:
+        """True or False where known here, else the condition."""
+        cond = unwrap(cond)
+        if not isinstance(cond, Sym):
+            return bool(cond) if not isinstance(cond, Node) else cond
+        if cond.op == "not":
+            inner = self.decide(cond.args[0])
+            return (not inner) if isinstance(inner, bool) else negate(inner)
+        known = self.assumed.get(cond.key)
+        if known is not None:
+            return known
+        if cond.op in ("and", "or"):
+            short = cond.op == "or"
+            rest = []
+            for part in cond.args:
+                verdict = self.decide(part)
+                if verdict is short:
+                    return short
+                if not isinstance(verdict, bool):
+                    rest.append(verdict)
+            if not rest:
+                return not short
+            return rest[0] if len(rest) == 1 else Sym(cond.op, tuple(rest))
+        return cond
+
+    @contextmanager
+    def assuming(self, cond, holds: bool):
+        saved = dict(self.assumed)
+        self._assume(cond, holds)
+        try:
+            yield
+        finally:
+            self.assumed = saved
+
+    def _assume(self, cond, holds: bool) -> None:
+        cond = unwrap(cond)
+        if isinstance(cond, Sym) and cond.op == "not":
+            self._assume(cond.args[0], not holds)
+        elif isinstance(cond, Sym):
+            self.assumed[cond.key] = holds
+            if cond.op == ("and" if holds else "or"):
+                for part in cond.args:
+                    self._assume(part, holds)
+
+    def resolve(self, value):
+        """A choice whose condition is known here is the side it takes."""
+        inner = unwrap(value)
+        if isinstance(inner, Choice):
+            verdict = self.decide(inner.cond)
+            if isinstance(verdict, bool):
+                return self.resolve(inner.then if verdict else inner.other)
+        elif isinstance(inner, Sym) and inner.op == "ifexp" and self.assumed:
+            verdict = self.decide(inner.args[0])
+            if isinstance(verdict, bool):
+                return self.resolve(inner.args[1] if verdict else inner.args[2])
+        elif isinstance(inner, Node) and inner.op == "phi" and self.assumed:
+            verdict = self.decide(inner.args[0])
+            if isinstance(verdict, bool):
+                return self.resolve(inner.args[1] if verdict else inner.args[2])
+        return value
+
+    def join(self, cond, a, b):
+        """`a` where cond holds, else `b`."""
+        if a is b or (is_scalar(a) and is_scalar(b) and same(a, b)):
+            return a
+        if isinstance(a, Node) and isinstance(b, Node):
+            return self._join_nodes(cond, a, b)
+        if is_scalar(a) and is_scalar(b):
+            return Sym("ifexp", (cond, a, b))
+        if type(a) is type(b):
+            if isinstance(a, (tuple, list)) and len(a) == len(b):
+                items = [self.join(cond, x, y) for x, y in zip(a, b, strict=True)]
+                return type(a)(items)
+            if isinstance(a, dict):
+                keys = [*a, *(k for k in b if k not in a)]
+                return {
+                    k: self.join(cond, a.get(k, MISSING), b.get(k, MISSING)) for k in keys
+                }
+            if isinstance(a, Output):
+                return Output(self.join(cond, a.fields, b.fields))
+            if isinstance(a, (Cache, Config, External)) and a == b:
+                return a
+            if isinstance(a, Cache):
+                return a
+        if isinstance(a, Bound) and isinstance(b, Bound) and a.function is b.function:
+            return a
+        return Choice(cond, a, b)
+
+    def _join_nodes(self, cond, a: Node, b: Node):
+        if a is b:
+            return a
+        if is_repeat_of(b, a, cond):
+            return b
+        if is_repeat_of(a, b, negate(cond)):
+            return a
+        cond = unwrap(cond)
+        if isinstance(cond, Sym) and cond.op == "not":
+            cond, a, b = cond.args[0], b, a
+        inits = [n for n in (a, b) if n.op == "rope_init"]
+        if len(inits) == 1:  # as wide as the other side, or the source itself fails
+            axes = (b if inits[0] is a else a).axes
+            return self.node("phi", (cond, a, b), axes, dtype="float32")
+        axes = self._joined_axes(cond, a, b)
+        return self.node("phi", (cond, a, b), axes, dtype=promote([a, b]))
+
+    def _joined_axes(self, cond, a: Node, b: Node):
+        try:
+            return ax.broadcast([a.axes, b.axes])
+        except ax.AxisError as error:
+            # where cond says that two sizes are equal, that side fits the other's axes
+            if cond.op == "eq" and len(a.axes) == len(b.axes):
+                equal = {key(cond.args[0]), key(cond.args[1])}
+                if all(
+                    same(ax.axis_size(x), ax.axis_size(y))
+                    or {key(ax.axis_size(x)), key(ax.axis_size(y))} == equal
+                    for x, y in zip(a.axes, b.axes, strict=True)
+                ):
+                    return b.axes
+            raise self.gap(f"the two sides of a condition differ: {error}") from error
+
+    # -- calls
+
+    def call_function(self, fn: Function, args: list, kwargs: dict, inst=None) -> Any:
+        if self.depth > 60:
+            raise self.gap(f"calls nest too deeply at `{fn.name}`")
+        env = Env(fn.file, inst, fn.owner, fn.closure)
+        self.bind(fn, env, args, kwargs, inst)
+        saved_file, saved = self.file, (self.line, self.end_line)
+        self.file = fn.file
+        self.depth += 1
+        try:
+            if isinstance(fn.node, ast.Lambda):
+                return self.eval(fn.node.body, env)
+            return self.run_body(fn.node.body, env)
+        finally:
+            self.depth -= 1
+            self.file = saved_file
+            self.line, self.end_line = saved
+
+    def call_module(self, inst: Module, args: list, kwargs: dict) -> Any:
+        """inst(*args): the author's forward in a frame of its own, or a leaf operation."""
+        forward = self.find_method(inst, "forward")
+        if forward is None:
+            if inst.leaf and is_leaf(inst.leaf):
+                return call_leaf(self, inst, args, kwargs)
+            raise self.gap(f"`{inst.kind}` has no forward that can be read")
+        if inst.leaf:  # an extended torch layer: its few lines belong to the caller
+            return self.call_function(forward, args, kwargs, inst)
+        return self.call_in_frame(inst, forward, args, kwargs)
+
+    def call_in_frame(self, inst: Module, fn: Function, args: list, kwargs: dict) -> Any:
+        frame = Frame(inst, self.frame, self.span(), fn.name)
+        self.frames.append(frame)
+        saved, saved_depth = self.frame, self.depth
+        self.frame, self.depth = frame, 0
+        try:
+            frame.returns = self.call_function(fn, args, kwargs, inst)
+        finally:
+            self.frame, self.depth = saved, saved_depth
+        return frame.returns
+
+    def instantiate(self, cls: Class, args: list, kwargs: dict) -> Module:
+        self.sources.lookup(cls.file, cls.name)
+        leaf = leaf_base(cls)
+        inst = Module(cls, leaf, self.span())
+        self.modules.append(inst)
+        init = self.find_method(inst, "__init__")
+        self.under_construction.append(inst)
+        try:
+            if init is not None:
+                self.call_function(init, args, kwargs, inst)
+            elif leaf:
+                bind_leaf(self, inst, args, kwargs)
+        finally:
+            self.under_construction.pop()
+        return inst
+
+    def find_method(self, inst: Module, name: str, after: Class | None = None):
+        """The author's method of that name along the class's resolution order."""
+        if inst.cls is None:
+            return None
+        for cls in lineage(inst.cls, after):
+            for stmt in cls.node.body:
+                if isinstance(stmt, ast.FunctionDef) and stmt.name == name:
+                    return self.method(stmt, cls)
+        return None
+
+    def method(self, stmt: ast.FunctionDef, cls: Class) -> Function:
+        fn = Function(stmt, cls.file, cls)
+        for decorator in stmt.decorator_list:
+            self.decorate(fn, decorator, Env(cls.file))
+        return fn
+
+    def decorate(self, fn: Function, decorator: ast.expr, env: Env) -> None:
+        target = decorator.func if isinstance(decorator, ast.Call) else decorator
+        if isinstance(target, ast.Name) and target.id in ("staticmethod", "classmethod"):
+            fn.static = True
+            return
+        if isinstance(target, ast.Name) and target.id == "property":
+            return
+        with self.at(decorator):
+            value = self.eval(target, env)
+            if isinstance(value, External):
+                last = value.name.rsplit(".", 1)[-1]
+                fn.dynamic_rope = fn.dynamic_rope or last == "dynamic_rope_update"
+            elif not isinstance(value, Opaque):
+                raise self.gap(f"the decorator on `{fn.name}` is code of the source's")
+
+
+def lineage(cls: Class, after: Class | None = None) -> list[Class]:
+    """Method resolution order among the author's classes; from behind `after` if given."""
+    order: list[Class] = []
+
+    def visit(c: Class) -> None:
+        if c in order:
+            order.remove(c)
+        order.append(c)
+        for base in c.bases:
+            if isinstance(base, Class):
+                visit(base)
+
+    visit(cls)
+    if after is not None:
+        return order[order.index(after) + 1 :]
+    return order
+
+
+def external_bases(cls: Class) -> list[External]:
+    return [b for c in lineage(cls) for b in c.bases if isinstance(b, External)]
+
+
+def leaf_base(cls: Class) -> str | None:
+    for base in external_bases(cls):
+        if is_leaf(base.name):
+            return base.name
+    return None
+
+
+def promote(tensors: list[Node]):
+    """The dtype tag of an elementwise result: fp32 wins over the activations' dtype."""
+    tags = [t.dtype for t in tensors if not (not t.axes and t.dtype is None)]
+    tags = tags or [t.dtype for t in tensors]
+    for strong in ("float64", "float32", None, "float16", "bfloat16"):
+        if strong in tags:
+            return strong
+    return tags[0] if tags else None
+
+
+def is_repeat_of(repeated: Node, plain: Node, cond) -> bool:
+    """`repeated` is `plain` copied n times on an axis, and cond says that n is 1."""
+    cond = unwrap(cond)
+    if not (isinstance(cond, Sym) and cond.op == "eq"):
+        return False
+    if repeated.op != "rearrange" or repeated.args[0] is not plain:
+        return False
+    copies = [f for axis in repeated.axes for f in axis if f.repeats]
+    counts = {key(f.size) for f in copies}
+    sides = {key(cond.args[0]), key(cond.args[1])}
+    plain_repeats = [f for axis in plain.axes for f in axis if f.repeats]
+    if plain_repeats or len(copies) != 1 or sides != {*counts, key(1)}:
+        return False
+    kept = [tuple(f for f in a if not f.repeats) for a in repeated.axes]
+    flat = [f for a in kept for f in a]
+    return flat == [f for a in plain.axes for f in a] and len(kept) == len(plain.axes)
+
+
+def _arg_key(arg):
+    if isinstance(arg, Node):
+        return ("n", arg.id)
+    if isinstance(arg, (tuple, list)):
+        return tuple(_arg_key(a) for a in arg)
+    if isinstance(arg, dict):
+        return tuple((k, _arg_key(v)) for k, v in arg.items())
+    if isinstance(arg, slice):
+        return ("s", _arg_key(arg.start), _arg_key(arg.stop), _arg_key(arg.step))
+    if is_scalar(arg):
+        return key(arg)
+    return ("o", id(arg))
+
+
+def _dtype_key(dtype):
+    return ("n", dtype.id) if isinstance(dtype, Node) else dtype
+
+
+def nodes_in(value) -> list[Node]:
+    return list(iter_nodes(value))

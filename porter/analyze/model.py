@@ -1,0 +1,129 @@
+"""From a file to facts: find the causal LM and its config, and interpret its forward."""
+
+import ast
+from dataclasses import dataclass, field
+from typing import Any
+
+from porter.analyze.graph import Frame, Node, batch_axis, seq_axis
+from porter.analyze.interpreter import Interpreter, lineage
+from porter.analyze.values import Class, Config, External, Module, Output
+from porter.config_class import ConfigClass, read_config_class
+from porter.gap import UsageError
+from porter.source import SourceFile, SourceSet
+
+
+@dataclass
+class Facts:
+    """What the analysis knows of a model; transforms read it and rewrite its graph."""
+
+    file: SourceFile
+    sources: SourceSet
+    cls: Class
+    config: ConfigClass
+    root: Module
+    frame: Frame
+    logits: Node
+    interpreter: Interpreter
+    class_values: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def frames(self) -> list[Frame]:
+        return self.interpreter.frames
+
+
+def find_causal_lm(sources: SourceSet, file: SourceFile, arch: str | None) -> Class:
+    """The class to port: the one named, or the file's only `*ForCausalLM`.
+
+    Raises UsageError where there is none, or several and no --arch.
+    """
+    classes = [v for v in file.names.values() if isinstance(v, Class) and v.file is file]
+    if arch is not None:
+        for cls in classes:
+            if cls.name == arch:
+                return cls
+        names = ", ".join(c.name for c in classes) or "none"
+        raise UsageError(f"{file.shown}: no class {arch} (classes: {names})")
+    found = [c for c in classes if c.name.endswith(("ForCausalLM", "LMHeadModel"))]
+    if not found:
+        for cls in classes:
+            sources.lookup(file, cls.name)
+            bases = [b.name for c in lineage(cls) for b in c.bases if isinstance(b, External)]
+            if any(b.endswith("GenerationMixin") for b in bases) and _has_forward(cls):
+                found.append(cls)
+    if not found:
+        raise UsageError(
+            f"{file.shown}: no causal language model (*ForCausalLM) in this file"
+        )
+    if len(found) > 1:
+        names = ", ".join(c.name for c in found)
+        raise UsageError(f"{file.shown}: several causal LMs: {names}; choose with --arch")
+    return found[0]
+
+
+def _has_forward(cls: Class) -> bool:
+    return any(isinstance(s, ast.FunctionDef) and s.name == "forward" for s in cls.node.body)
+
+
+def find_config_class(sources: SourceSet, cls: Class) -> ConfigClass:
+    """The config class of a model: transformers' `config: X` or `config_class = X`."""
+    sources.lookup(cls.file, cls.name)
+    for klass in lineage(cls):
+        for stmt in klass.node.body:
+            name = None
+            if isinstance(stmt, ast.AnnAssign) and isinstance(stmt.target, ast.Name):
+                if stmt.target.id in ("config", "config_class"):
+                    name = stmt.value or stmt.annotation
+            elif isinstance(stmt, ast.Assign) and isinstance(stmt.targets[0], ast.Name):
+                if stmt.targets[0].id == "config_class":
+                    name = stmt.value
+            elif isinstance(stmt, ast.FunctionDef) and stmt.name == "__init__":
+                name = stmt.args.args[1].annotation if len(stmt.args.args) > 1 else None
+            found = _config_from(sources, klass, name)
+            if found is not None:
+                return found
+    raise klass.file.gap(
+        cls.node.lineno,
+        f"the config class of {cls.name} can't be found",
+        "annotate it as transformers does: `config: MyConfig` on the model's base class",
+    )
+
+
+def _config_from(sources: SourceSet, cls: Class, name) -> ConfigClass | None:
+    if isinstance(name, ast.Constant) and isinstance(name.value, str):
+        name = ast.parse(name.value, mode="eval").body
+    if not isinstance(name, ast.Name):
+        return None
+    found = sources.lookup(cls.file, name.id)
+    if isinstance(found, Class):
+        return read_config_class(sources, found)
+    return None
+
+
+def analyze(sources: SourceSet, file: SourceFile, arch: str | None) -> Facts:
+    cls = find_causal_lm(sources, file, arch)
+    fields = find_config_class(sources, cls)
+    config = Config(("config",), fields)
+    interp = Interpreter(sources, file, config)
+    interp.line = cls.node.lineno
+    root = interp.instantiate(cls, [config], {})
+    forward = interp.find_method(root, "forward")
+    if forward is None:
+        raise file.gap(cls.node.lineno, f"{cls.name} has no forward")
+    input_ids = Node("input_ids", (), {}, (batch_axis(), seq_axis()), None, interp.span())
+    input_ids.dtype = "int64"
+    interp.line = forward.node.lineno
+    given: dict[str, Any] = {"input_ids": input_ids}
+    accepted = {a.arg for a in (*forward.node.args.args, *forward.node.args.kwonlyargs)}
+    if "use_cache" in accepted:  # as in generation; the default comes from the config
+        given["use_cache"] = True
+    result = interp.call_in_frame(root, forward, [], given)
+    logits = result.fields.get("logits") if isinstance(result, Output) else result
+    if isinstance(logits, tuple):
+        logits = logits[0]
+    if not isinstance(logits, Node):
+        raise file.gap(forward.node.lineno, "forward returns no logits that can be followed")
+    facts = Facts(file, sources, cls, fields, root, interp.frames[0], logits, interp)
+    for name in ("_tied_weights_keys", "base_model_prefix",
+                 "_keys_to_ignore_on_load_unexpected"):
+        facts.class_values[name] = interp.class_attribute(cls, name)
+    return facts

@@ -1,0 +1,102 @@
+"""Token positions: the ways in which sources compute them come down to `positions`.
+
+`arange(seq) + past`, `arange(past, past + seq)` and `cumsum(ones(past + seq)) - 1`, cut
+to the new tokens, are the position of each token, which vLLM hands to the model.
+"""
+
+from typing import Any
+
+from porter.analyze.graph import Factor, Node, has_role, seq_axis
+from porter.analyze.symbols import PAST, SEQ, arith, constant, same
+from porter.analyze.values import is_scalar
+
+
+def positions(interp, axes) -> Node:
+    """The absolute position of every token."""
+    saved = interp.frame, interp.loop
+    interp.frame = interp.loop = None
+    try:
+        return interp.node("positions", (), axes, dtype="int64",
+                           rank=tuple(f.role for a in axes for f in a))
+    finally:
+        interp.frame, interp.loop = saved
+
+
+def arange(interp, start, stop, step) -> Node | None:
+    if constant(step) != 1:
+        return None
+    if same(start, 0) and same(stop, SEQ):
+        return interp.node("seq_index", (), (seq_axis(),), dtype="int64")
+    if same(start, PAST) and same(stop, arith("add", PAST, SEQ)):
+        return positions(interp, (seq_axis(),))
+    return None
+
+
+def shift(interp, op: str, left, right) -> Node | None:
+    """`arange(seq) + past` is the positions."""
+    if op != "add":
+        return None
+    for index, other in ((left, right), (right, left)):
+        if isinstance(index, Node) and not isinstance(other, Node) and same(other, PAST):
+            base, axes = index, index.axes
+            if base.op == "rearrange":
+                base = base.args[0]
+            if base.op == "seq_index":
+                return positions(interp, axes)
+    return None
+
+
+def is_full_length(sizes: list) -> bool:
+    return len(sizes) == 2 and same(sizes[1], arith("add", PAST, SEQ))
+
+
+def ones(interp, sizes: list) -> Node:
+    """A mask of ones over all tokens so far: nothing is padded."""
+    from porter.analyze.graph import batch_axis
+
+    total = (Factor(arith("add", PAST, SEQ), "total"),)
+    return interp.node("pos_ones", (), (batch_axis(), total))
+
+
+def is_position_mask(value) -> bool:
+    return isinstance(value, Node) and value.op in ("pos_ones", "pos_index")
+
+
+def operate(interp, name: str, args: list, kwargs: dict) -> Any:
+    x = args[0]
+    if not is_position_mask(x):
+        return NotImplemented
+    if name == "cumsum" and x.op == "pos_ones":
+        dim = constant(args[1] if len(args) > 1 else kwargs.get("dim"))
+        if dim in (1, -1):
+            return interp.node("pos_index", (), x.axes, offset=1)
+    if name in ("long", "int", "to", "contiguous", "type_as", "bool", "float"):
+        return x
+    return NotImplemented
+
+
+def binary(interp, op: str, left, right) -> Any:
+    if is_position_mask(left) and is_position_mask(right) and op == "mul":
+        return left if left.op == "pos_index" else right
+    if is_position_mask(left) and left.op == "pos_index" and is_scalar(right):
+        if op in ("add", "sub"):
+            offset = arith(op, left.attrs["offset"], right)
+            return interp.node("pos_index", (), left.axes, offset=offset)
+    return NotImplemented
+
+
+def index(interp, x: Node, items: list) -> Node:
+    """[:, past:] leaves the new tokens."""
+    ok = len(items) == 2 and all(isinstance(i, slice) for i in items)
+    if ok and x.op == "pos_index" and items[0] == slice(None):
+        part = items[1]
+        whole = part.start is not None and same(part.start, PAST)
+        if whole and part.stop is None and part.step is None:
+            made = positions(interp, (x.axes[0], seq_axis()))
+            offset = x.attrs["offset"]
+            return made if same(offset, 0) else interp.elementwise("add", made, offset)
+    raise interp.gap("positions are cut in a way that isn't followed")
+
+
+def depends_on_tokens(node: Node) -> bool:
+    return any(has_role(a, "seq") for a in node.axes)

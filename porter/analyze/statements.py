@@ -1,0 +1,427 @@
+"""Statements of the source: assignment, branches on the config, the loop over layers."""
+
+import ast
+from dataclasses import dataclass
+from typing import Any
+
+from porter.analyze.graph import Loop, Node
+from porter.analyze.symbols import Sym, constant, is_symbolic, same, unwrap
+from porter.analyze.values import (
+    DEVICE,
+    MISSING,
+    Choice,
+    External,
+    Function,
+    Module,
+    Opaque,
+    is_scalar,
+)
+
+
+@dataclass
+class Returned:
+    value: Any
+
+
+@dataclass
+class Raised:
+    pass
+
+
+@dataclass
+class Jumped:
+    kind: str  # "continue" or "break"
+
+
+class Statements:
+    """The statement half of the interpreter."""
+
+    def run_body(self, body: list[ast.stmt], env) -> Any:
+        signal = self.run_block(body, env)
+        if isinstance(signal, Returned):
+            return signal.value
+        if isinstance(signal, Raised):
+            return self.unreachable()
+        return None
+
+    def unreachable(self):
+        raise self.gap("the source always raises here")
+
+    def run_block(self, body: list[ast.stmt], env):
+        for index, stmt in enumerate(body):
+            with self.at(stmt):
+                if isinstance(stmt, ast.If):
+                    signal = self.run_if(stmt, body[index + 1 :], env)
+                    if signal is not None:
+                        return None if signal == "rest done" else signal
+                    continue
+                signal = self.run_statement(stmt, env)
+                if signal is not None:
+                    return signal
+        return None
+
+    def run_statement(self, stmt: ast.stmt, env):
+        method = getattr(self, f"do_{type(stmt).__name__}", None)
+        if method is None:
+            raise self.gap(f"`{type(stmt).__name__}` statements aren't followed")
+        return method(stmt, env)
+
+    # -- simple statements
+
+    def do_Expr(self, stmt, env):
+        if not isinstance(stmt.value, ast.Constant):
+            self.eval(stmt.value, env)
+
+    def do_Pass(self, stmt, env):
+        return None
+
+    def do_Import(self, stmt, env):
+        for alias in stmt.names:
+            name = alias.asname or alias.name.split(".")[0]
+            env.vars[name] = External(alias.name if alias.asname else name)
+
+    def do_ImportFrom(self, stmt, env):
+        for alias in stmt.names:
+            target = External(f"{stmt.module}.{alias.name}")
+            env.vars[alias.asname or alias.name] = target
+
+    def do_FunctionDef(self, stmt, env):
+        env.vars[stmt.name] = Function(stmt, env.file, None, env)
+
+    def do_Assert(self, stmt, env):
+        cond = self.truth(self.eval(stmt.test, env))
+        if isinstance(cond, Sym):
+            self._assume(cond, True)
+
+    def do_Raise(self, stmt, env):
+        return Raised()
+
+    def do_Return(self, stmt, env):
+        return Returned(self.eval(stmt.value, env) if stmt.value else None)
+
+    def do_Continue(self, stmt, env):
+        return Jumped("continue")
+
+    def do_Break(self, stmt, env):
+        return Jumped("break")
+
+    def do_Delete(self, stmt, env):
+        for target in stmt.targets:
+            if isinstance(target, ast.Name):
+                env.vars.pop(target.id, None)
+
+    def do_With(self, stmt, env):
+        for item in stmt.items:
+            context = item.context_expr
+            callee = context.func if isinstance(context, ast.Call) else context
+            value = self.eval(callee, env)
+            name = value.name if isinstance(value, External) else ""
+            last = name.rsplit(".", 1)[-1]
+            if last not in ("no_grad", "autocast", "maybe_autocast", "device", "inference_mode"):
+                raise self.gap(f"the context manager `{ast.unparse(context)}` isn't known")
+        return self.run_block(stmt.body, env)
+
+    def do_Try(self, stmt, env):
+        raise self.gap("`try` in the model's code isn't followed")
+
+    def do_Assign(self, stmt, env):
+        value = self.eval(stmt.value, env)
+        for target in stmt.targets:
+            self.assign(target, value, env)
+
+    def do_AnnAssign(self, stmt, env):
+        if stmt.value is not None:
+            self.assign(stmt.target, self.eval(stmt.value, env), env)
+
+    def do_AugAssign(self, stmt, env):
+        current = self.eval(_as_load(stmt.target), env)
+        value = self.binary(type(stmt.op), current, self.eval(stmt.value, env))
+        self.assign(stmt.target, value, env)
+
+    def assign(self, target: ast.expr, value, env) -> None:
+        if isinstance(target, ast.Name):
+            self.hint(value, target.id, env)
+            env.vars[target.id] = value
+        elif isinstance(target, (ast.Tuple, ast.List)):
+            self._unpack(target, value, env)
+        elif isinstance(target, ast.Attribute):
+            self.set_attribute(self.eval(target.value, env), target.attr, value)
+        elif isinstance(target, ast.Subscript):
+            container = self.eval(target.value, env)
+            index = self.eval(target.slice, env)
+            self._store_item(target, container, index, value, env)
+        else:
+            raise self.gap("this assignment target isn't followed")
+
+    def hint(self, value, name: str, env) -> None:
+        """Remember what the source calls a value, outermost function first."""
+        if isinstance(value, Node) and self.frame is not None:
+            names = value.hints.setdefault(id(self.frame), [])
+            if (self.depth, name) not in names:
+                names.append((self.depth, name))
+
+    def _unpack(self, target, value, env) -> None:
+        items = self.sequence(value)
+        stars = [i for i, t in enumerate(target.elts) if isinstance(t, ast.Starred)]
+        if stars:
+            head = stars[0]
+            tail = len(target.elts) - head - 1
+            middle = list(items[head : len(items) - tail])
+            items = [*items[:head], middle, *items[len(items) - tail :]]
+            targets = [t.value if isinstance(t, ast.Starred) else t for t in target.elts]
+        else:
+            targets = target.elts
+        if len(items) != len(targets):
+            raise self.gap(f"{len(items)} values for {len(targets)} names")
+        for each, item in zip(targets, items, strict=True):
+            self.assign(each, item, env)
+
+    def _store_item(self, target, container, index, value, env) -> None:
+        if isinstance(container, dict) and not is_symbolic(index):
+            container[index] = value
+        elif isinstance(container, list) and isinstance(index, int):
+            container[index] = value
+        elif isinstance(container, Node):
+            raise self.gap("a tensor is written to in place by index")
+        else:
+            raise self.gap("this store isn't followed")
+
+    def set_attribute(self, obj, name: str, value) -> None:
+        if isinstance(obj, Module):
+            if isinstance(value, Module) and value.owner is None and value is not obj:
+                value.owner, value.name = obj, name
+            obj.attrs[name] = value
+            for node in [value] if isinstance(value, Node) else []:
+                node.attrs.setdefault("slot", (obj, name))
+        elif isinstance(obj, Node) and name in ("requires_grad", "data"):
+            return
+        elif not isinstance(obj, Opaque):
+            raise self.gap(f"setting `.{name}` of a {type(obj).__name__} isn't followed")
+
+    # -- branches
+
+    def run_if(self, stmt: ast.If, rest: list[ast.stmt], env):
+        cond = self.truth(self.eval(stmt.test, env))
+        if isinstance(cond, bool):
+            return self.run_block(stmt.body if cond else stmt.orelse, env)
+        then = self._side(cond, True, stmt.body, env)
+        other = self._side(cond, False, stmt.orelse, env)
+        if isinstance(then.signal, Raised):
+            return self._continue_with(other, cond, False, env)
+        if isinstance(other.signal, Raised):
+            return self._continue_with(then, cond, True, env)
+        if then.signal is None and other.signal is None:
+            self._merge(cond, then, other, env)
+            return None
+        return self._early_exit(cond, then, other, rest, env)
+
+    def _side(self, cond, holds: bool, body, env) -> "_Side":
+        before = _Snapshot(self, env)
+        with self.assuming(cond, holds):
+            signal = self.run_block(body, env)
+        side = _Side(signal, _Snapshot(self, env))
+        before.restore(self, env)
+        return side
+
+    def _continue_with(self, side, cond, holds: bool, env):
+        """The other side raises, so that this one is what a working model does."""
+        side.state.restore(self, env)
+        self._assume(cond, holds)
+        return side.signal
+
+    def _merge(self, cond, then, other, env) -> None:
+        a, b = then.state, other.state
+        names = [*a.vars, *(n for n in b.vars if n not in a.vars)]
+        for name in names:
+            left, right = a.vars.get(name, MISSING), b.vars.get(name, MISSING)
+            if left is MISSING or right is MISSING:
+                kept = right if left is MISSING else left
+                env.vars[name] = Choice(cond, left, right)
+                if isinstance(kept, (Module, Function)):
+                    env.vars[name] = kept
+            else:
+                env.vars[name] = self.join(cond, left, right)
+                self.hint(env.vars[name], name, env)
+        for module, attrs in a.attrs.items():
+            others = b.attrs.get(module, {})
+            for name in [*attrs, *(n for n in others if n not in attrs)]:
+                left, right = attrs.get(name, MISSING), others.get(name, MISSING)
+                module.attrs[name] = self._join_attribute(cond, left, right)
+
+    def _join_attribute(self, cond, left, right):
+        if left is MISSING:
+            left = None if isinstance(right, Module) else left
+        if right is MISSING:
+            right = None if isinstance(left, Module) else right
+        return self.join(cond, left, right)
+
+    def _early_exit(self, cond, then, other, rest, env):
+        """One side returns (or leaves the loop): the rest of the block is the other's."""
+        if then.signal is not None and other.signal is not None:
+            if isinstance(then.signal, Returned) and isinstance(other.signal, Returned):
+                return Returned(self.join(cond, then.signal.value, other.signal.value))
+            if then.signal == other.signal:
+                return then.signal
+            raise self.gap("the sides of this branch leave in different ways")
+        leaving, holds = (then, True) if then.signal is not None else (other, False)
+        staying = other if holds else then
+        if not isinstance(leaving.signal, Returned):
+            raise self.gap("a config-dependent `continue` or `break` isn't followed")
+        staying.state.restore(self, env)
+        with self.assuming(cond, not holds):
+            signal = self.run_block(rest, env)
+        if not isinstance(signal, Returned):
+            raise self.gap("an early return under a config condition isn't followed here")
+        a, b = leaving.signal.value, signal.value
+        return Returned(self.join(cond, a, b) if holds else self.join(cond, b, a))
+
+    # -- loops
+
+    def do_For(self, stmt: ast.For, env):
+        iterable = self.eval(stmt.iter, env)
+        if isinstance(iterable, Opaque):
+            raise self.gap(f"the loop runs over {iterable.what}")
+        layers = self.layer_iteration(iterable)
+        if layers is not None:
+            return self._loop_layers(stmt, *layers, env)
+        for item in self.sequence(iterable):
+            self.assign(stmt.target, item, env)
+            signal = self.run_block(stmt.body, env)
+            if isinstance(signal, Jumped):
+                if signal.kind == "break":
+                    break
+                continue
+            if signal is not None:
+                return signal
+        return None
+
+    def _loop_layers(self, stmt, modules: Module, item, stop, env):
+        if self.loop is not None:
+            raise self.gap("a loop over layers inside another isn't followed")
+        loop = Loop(modules, self.frame, self.span(), None, [], stmt, stop)
+        carried = {}
+        assigned = _assigned_names(stmt.body)
+        for name in [n for n in env.vars if n in assigned]:
+            init = env.vars[name]
+            if isinstance(init, Node):
+                self.loop = loop
+                entry = self.node("loop_entry", (), init.axes, dtype=init.dtype, loop=loop,
+                                  name=name)
+                self.loop = None
+                self.hint(entry, name, env)
+                carried[name] = (entry, init)
+                env.vars[name] = entry
+        before = {n: v for n, v in env.vars.items()}
+        self.loop = loop
+        self.assign(stmt.target, item, env)
+        signal = self.run_block(stmt.body, env)
+        self.loop = None
+        if signal is not None:
+            raise self.gap("leaving the loop over layers early isn't followed")
+        self._close_loop(loop, carried, before, assigned, env)
+        return None
+
+    def _close_loop(self, loop, carried, before, assigned, env) -> None:
+        for name, (entry, init) in carried.items():
+            result = env.vars[name]
+            if result is entry:
+                env.vars[name] = init
+                entry.forward = init
+                continue
+            if not isinstance(result, Node):
+                raise self.gap(f"`{name}` changes its kind over the layers")
+            if len(result.axes) != len(init.axes):
+                raise self.gap(f"`{name}` changes its shape over the layers")
+            exit_ = self.node("loop_exit", (), init.axes, dtype=result.dtype, loop=loop,
+                              name=name)
+            self.hint(exit_, name, env)
+            loop.carried.append((entry, init, result, exit_))
+            env.vars[name] = exit_
+        for name in assigned:
+            if name not in carried and name in env.vars:
+                value, old = env.vars[name], before.get(name, MISSING)
+                if old is not MISSING and is_scalar(old) and is_scalar(value):
+                    if same(old, value):
+                        continue
+                if value is not old:
+                    env.vars[name] = Opaque(f"`{name}` as the last layer left it")
+
+    def sequence(self, value) -> list:
+        """The items of something that is unpacked or looped over."""
+        value = self.resolve(value)
+        value = unwrap(value)
+        if isinstance(value, (tuple, list)):
+            return list(value)
+        if isinstance(value, dict):
+            return list(value)
+        if isinstance(value, range):
+            return list(value)
+        if isinstance(value, Choice):
+            left, right = self.sequence(value.then), self.sequence(value.other)
+            if len(left) == len(right):
+                pairs = zip(left, right, strict=True)
+                return [self.join(value.cond, a, b) for a, b in pairs]
+        if isinstance(value, Node):
+            return self.unbind_first(value)
+        if isinstance(value, Module) and value.leaf == "torch.nn.ModuleList":
+            raise self.gap("the modules of a list are used in a way that isn't followed")
+        raise self.gap(f"a {type(value).__name__} can't be unpacked here")
+
+    def unbind_first(self, value: Node) -> list:
+        from porter.analyze.torch_ops import select
+
+        size = constant(_first_size(value))
+        if size is None:
+            raise self.gap("a tensor of symbolic length is unpacked")
+        return [select(self, value, 0, i) for i in range(int(size))]
+
+
+class _Snapshot:
+    """Local names and attributes of the modules under construction, to go back to."""
+
+    def __init__(self, interpreter, env):
+        self.vars = {n: _copy(v) for n, v in env.vars.items()}
+        self.attrs = {
+            m: {n: _copy(v) for n, v in m.attrs.items()}
+            for m in interpreter.under_construction
+        }
+
+    def restore(self, interpreter, env) -> None:
+        env.vars.clear()
+        env.vars.update({n: _copy(v) for n, v in self.vars.items()})
+        for module, attrs in self.attrs.items():
+            module.attrs = {n: _copy(v) for n, v in attrs.items()}
+
+
+@dataclass
+class _Side:
+    signal: Any
+    state: _Snapshot
+
+
+def _copy(value):
+    return value.copy() if type(value) in (dict, list) else value
+
+
+def _first_size(value: Node):
+    from porter.analyze.graph import axis_size
+
+    return axis_size(value.axes[0])
+
+
+def _as_load(target: ast.expr) -> ast.expr:
+    clone = ast.copy_location(type(target)(**vars(target)), target)
+    clone.ctx = ast.Load()
+    return clone
+
+
+def _assigned_names(body) -> set[str]:
+    found = set()
+    for stmt in body:
+        for node in ast.walk(stmt):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                found.add(node.id)
+    return found
+
+
+__all__ = ["DEVICE", "Jumped", "Raised", "Returned", "Statements"]

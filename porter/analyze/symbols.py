@@ -1,0 +1,396 @@
+"""Symbolic scalars: what a size, a scale or a condition is in terms of the config.
+
+A `Sym` is an expression tree over config fields, the layer index and the runtime sizes
+(batch, sequence, history). Two Syms are equal when their keys are: arithmetic is brought
+to polynomials with rational exponents, so `a // b * b` is `a` (sizes are taken to divide;
+where they don't, the source itself fails on its views).
+"""
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+ARITHMETIC = {"add", "sub", "mul", "truediv", "floordiv", "pow", "neg", "mod"}
+BOOLEAN = {"eq", "lt", "is_none", "not", "and", "or", "truthy", "in", "isinstance"}
+WRAPPERS = {"param", "attr"}
+
+
+@dataclass(frozen=True, eq=False)
+class Sym:
+    """op: what the node is. args: operands (Syms or constants). actual: for the wrappers
+    `param` and `attr`, the value behind the name; owner: the module it is a name of."""
+
+    op: str
+    args: tuple = ()
+    actual: Any = None
+    owner: Any = None
+    _key: list = field(default_factory=list, repr=False)
+
+    @property
+    def key(self):
+        if not self._key:
+            self._key.append(_key(self))
+        return self._key[0]
+
+    def __repr__(self) -> str:
+        return f"Sym<{describe(self)}>"
+
+
+def config_field(path: tuple[str, ...], name: str) -> Sym:
+    return Sym("field", (path, name))
+
+
+BATCH = Sym("runtime", ("batch",))
+SEQ = Sym("runtime", ("seq",))
+HIST = Sym("runtime", ("history",))
+PAST = Sym("runtime", ("past",))
+LAYER = Sym("layer", ())
+
+
+def unwrap(x):
+    while isinstance(x, Sym) and x.op in WRAPPERS:
+        x = x.actual
+    return x
+
+
+def is_symbolic(x) -> bool:
+    return isinstance(unwrap(x), Sym)
+
+
+def key(x):
+    """A hashable that is equal for equal values."""
+    if isinstance(x, Sym):
+        return x.key
+    if isinstance(x, bool) or x is None or isinstance(x, str):
+        return ("lit", x)
+    if isinstance(x, (int, float)):
+        return _number_key(x)
+    if isinstance(x, (tuple, list)):
+        return ("seq", tuple(key(item) for item in x))
+    return ("obj", id(x))
+
+
+def same(a, b) -> bool:
+    return key(a) == key(b)
+
+
+def _number_key(x):
+    if x != x or x in (float("inf"), float("-inf")):
+        return ("lit", repr(x))
+    return ("c", Fraction(x))
+
+
+def _key(sym: Sym):
+    if sym.op in WRAPPERS:
+        return key(sym.actual)
+    if sym.op in ARITHMETIC:
+        return _poly_key(poly(sym))
+    if sym.op == "or_default":  # getattr(config, f, d), getattr(config, f, None) or d
+        return ("or_default", sym.args[0], sym.args[1], key(sym.args[2]))
+    if sym.op == "eq":
+        return ("eq", frozenset((key(sym.args[0]), key(sym.args[1]))))
+    return (sym.op, *(a if _plain(a) else key(a) for a in sym.args))
+
+
+def _plain(a) -> bool:
+    return isinstance(a, str) or (
+        isinstance(a, tuple) and all(isinstance(i, str) for i in a)
+    )
+
+
+Poly = dict[tuple, Fraction]
+
+
+def poly(x) -> Poly:
+    """x as a polynomial: monomial (sorted tuple of (atom key, exponent)) -> coefficient."""
+    x = unwrap(x)
+    if isinstance(x, bool):
+        return {(): Fraction(int(x))}
+    if isinstance(x, (int, float)):
+        if x != x or x in (float("inf"), float("-inf")):
+            return {((("lit", repr(x)), Fraction(1)),): Fraction(1)}
+        return {(): Fraction(x)} if x else {}
+    if isinstance(x, Sym) and x.op in ARITHMETIC:
+        return _poly_op(x)
+    return {((key(x), Fraction(1)),): Fraction(1)}
+
+
+def _poly_op(x: Sym) -> Poly:
+    op, args = x.op, x.args
+    if op == "neg":
+        return {m: -c for m, c in poly(args[0]).items()}
+    a, b = poly(args[0]), poly(args[1])
+    if op in ("add", "sub"):
+        out = dict(a)
+        for m, c in b.items():
+            out[m] = out.get(m, Fraction(0)) + (c if op == "add" else -c)
+        return {m: c for m, c in out.items() if c}
+    if op == "mul":
+        return _poly_mul(a, b)
+    if op == "truediv" or (op == "floordiv" and _divides_by_assumption(a, b)):
+        if len(b) == 1:
+            return _poly_mul(a, _poly_pow(b, Fraction(-1)))
+        if a == b:
+            return {(): Fraction(1)}
+    if op == "pow" and len(b) <= 1 and (not b or () in b):
+        exponent = b.get((), Fraction(0))
+        if len(a) == 1:
+            powered = _poly_pow(a, exponent)
+            if powered is not None:
+                return powered
+        if exponent.denominator == 1 and 0 <= exponent <= 4:
+            out = {(): Fraction(1)}
+            for _ in range(int(exponent)):
+                out = _poly_mul(out, a)
+            return out
+    if op in ("floordiv", "mod") and set(a) <= {()} and set(b) == {()}:
+        num, den = a.get((), Fraction(0)), b[()]
+        value = num // den if op == "floordiv" else num % den
+        return {(): Fraction(value)} if value else {}
+    return {(((op, _poly_key(a), _poly_key(b)), Fraction(1)),): Fraction(1)}
+
+
+def _divides_by_assumption(a: Poly, b: Poly) -> bool:
+    """Sizes divide; an index (layer, position) that is floored does not."""
+    if len(b) != 1:
+        return False
+    if set(a) <= {()} and set(b) == {()}:
+        return a.get((), Fraction(0)) % b[()] == 0
+    return not any(
+        isinstance(atom, tuple) and atom[:1] in (("layer",), ("runtime",))
+        for m in a
+        for atom, _ in m
+    )
+
+
+def _poly_mul(a: Poly, b: Poly) -> Poly:
+    out: Poly = {}
+    for ma, ca in a.items():
+        for mb, cb in b.items():
+            powers: dict = dict(ma)
+            for atom, exponent in mb:
+                powers[atom] = powers.get(atom, Fraction(0)) + exponent
+            m = tuple(sorted(((k, e) for k, e in powers.items() if e), key=repr))
+            out[m] = out.get(m, Fraction(0)) + ca * cb
+    return {m: c for m, c in out.items() if c}
+
+
+def _poly_pow(a: Poly, exponent: Fraction):
+    ((m, c),) = a.items()
+    if exponent.denominator != 1 and c != 1:
+        root = float(c) ** float(exponent)
+        if c < 0 or Fraction(root) ** (1 / exponent) != c:
+            return None
+        coefficient = Fraction(root)
+    else:
+        coefficient = c**exponent if c != 1 else c
+    return {tuple((atom, e * exponent) for atom, e in m): Fraction(coefficient)}
+
+
+def _poly_key(p: Poly):
+    if not p:
+        return ("c", Fraction(0))
+    if len(p) == 1:
+        ((m, c),) = p.items()
+        if m == ():
+            return ("c", c)
+        if c == 1 and len(m) == 1 and m[0][1] == 1:
+            return m[0][0]
+    return ("p", frozenset(p.items()))
+
+
+def constant(x):
+    """The number that x always is, or None."""
+    if isinstance(x, bool):
+        return int(x)
+    if isinstance(x, (int, float)):
+        return x
+    if isinstance(x, Sym):
+        k = x.key
+        if k[0] == "c":
+            value = k[1]
+            return int(value) if value.denominator == 1 else float(value)
+    return None
+
+
+def arith(op: str, a, b=None):
+    """a op b, folded where both are numbers."""
+    ca, cb = constant(a), constant(b)
+    if op == "neg":
+        return -ca if ca is not None and not is_symbolic(a) else Sym("neg", (a,))
+    if ca is not None and cb is not None and not (is_symbolic(a) or is_symbolic(b)):
+        return _FOLD[op](unwrap(a), unwrap(b))
+    if op == "mul" and cb == 1 and isinstance(unwrap(b), int):
+        return a
+    if op == "mul" and ca == 1 and isinstance(unwrap(a), int):
+        return b
+    if op in ("add", "sub") and cb == 0:
+        return a
+    if op == "add" and ca == 0:
+        return b
+    return Sym(op, (a, b))
+
+
+_FOLD = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "truediv": lambda a, b: a / b,
+    "floordiv": lambda a, b: a // b,
+    "mod": lambda a, b: a % b,
+    "pow": lambda a, b: a**b,
+}
+
+
+def product(sizes) -> Any:
+    out: Any = 1
+    for size in sizes:
+        out = arith("mul", out, size)
+    return out
+
+
+def negate(cond):
+    if isinstance(cond, bool):
+        return not cond
+    cond = unwrap(cond)
+    if isinstance(cond, Sym) and cond.op == "not":
+        return cond.args[0]
+    return Sym("not", (cond,))
+
+
+def compare(op: str, a, b):
+    """A bool where it is decided by the values, else a condition."""
+    if op in ("eq", "ne"):
+        outcome = _decide_equal(a, b)
+        result = Sym("eq", (a, b)) if outcome is None else outcome
+        return negate(result) if op == "ne" else result
+    ca, cb = constant(a), constant(b)
+    if ca is not None and cb is not None:
+        return {"lt": ca < cb, "le": ca <= cb, "gt": ca > cb, "ge": ca >= cb}[op]
+    if op == "lt":
+        return Sym("lt", (a, b))
+    if op == "gt":
+        return Sym("lt", (b, a))
+    return negate(Sym("lt", (b, a) if op == "le" else (a, b)))
+
+
+def _decide_equal(a, b):
+    if key(a) == key(b):
+        return True
+    ka, kb = key(a), key(b)
+    if ka[0] in ("lit", "c") and kb[0] in ("lit", "c"):
+        return False
+    if is_symbolic(a) or is_symbolic(b):
+        difference = poly(Sym("sub", (a, b))) if _numeric(a) and _numeric(b) else None
+        if difference is not None and set(difference) == {()}:
+            return False
+        return None
+    return False
+
+
+def _numeric(x) -> bool:
+    x = unwrap(x)
+    return isinstance(x, (int, float)) or (isinstance(x, Sym) and x.op not in BOOLEAN)
+
+
+def contains(x, op: str) -> bool:
+    """Whether a part of x is a Sym of that op."""
+    x = unwrap(x)
+    if isinstance(x, Sym):
+        return x.op == op or any(contains(a, op) for a in x.args)
+    if isinstance(x, (tuple, list)):
+        return any(contains(a, op) for a in x)
+    return False
+
+
+_INFIX = {
+    "add": ("+", 4),
+    "sub": ("-", 4),
+    "mul": ("*", 5),
+    "truediv": ("/", 5),
+    "floordiv": ("//", 5),
+    "mod": ("%", 5),
+    "pow": ("**", 7),
+}
+
+
+def describe(x) -> str:
+    """Python text of x with config fields as `config.f`; for messages and for `__init__`."""
+    return text(x, lambda sym: None)
+
+
+def text(x, name, level: int = 0) -> str:
+    """Python text of x. name(sym) gives the text of a part that has one, else None."""
+    if not isinstance(x, Sym):
+        if isinstance(x, (tuple, list)):
+            inner = ", ".join(text(i, name) for i in x)
+            return f"[{inner}]" if isinstance(x, list) else f"({inner},)"
+        return repr(x)
+    known = name(x)
+    if known is not None:
+        return known
+    if x.op in WRAPPERS:
+        return text(x.actual, name, level)
+    body, own = _render(x, name)
+    return f"({body})" if own < level else body
+
+
+def _render(x: Sym, name) -> tuple[str, int]:
+    op, args = x.op, x.args
+    if op in _INFIX:
+        sign, own = _INFIX[op]
+        left = text(args[0], name, own + (op == "pow"))
+        right = text(args[1], name, own + (op != "pow"))
+        return f"{left} {sign} {right}", own
+    if op == "neg":
+        return f"-{text(args[0], name, 6)}", 6
+    if op == "field":
+        return ".".join((*args[0], args[1])), 9
+    if op == "or_default":
+        path = ".".join(args[0])
+        return f'getattr({path}, "{args[1]}", {text(args[2], name)})', 9
+    if op == "hasattr":
+        return f'hasattr({".".join(args[0])}, "{args[1]}")', 9
+    if op == "item":
+        return f"{text(args[0], name, 9)}[{text(args[1], name)}]", 9
+    if op == "get":
+        inner = ", ".join(text(a, name) for a in args[1:])
+        return f"{text(args[0], name, 9)}.get({inner})", 9
+    if op == "call":
+        inner = ", ".join(text(a, name) for a in args[1:])
+        return f"{args[0]}({inner})", 9
+    if op == "layer":
+        return "layer_idx", 9
+    if op == "runtime":
+        return f"<{args[0]}>", 9
+    if op == "eq":
+        return f"{text(args[0], name, 4)} == {text(args[1], name, 4)}", 3
+    if op == "lt":
+        return f"{text(args[0], name, 4)} < {text(args[1], name, 4)}", 3
+    if op == "in":
+        return f"{text(args[0], name, 4)} in {text(args[1], name, 4)}", 3
+    if op == "is_none":
+        return f"{text(args[0], name, 4)} is None", 3
+    if op == "truthy":
+        return text(args[0], name, 3), 3
+    if op == "not":
+        return _render_not(args[0], name)
+    if op in ("and", "or"):
+        own = 2 if op == "and" else 1
+        return f" {op} ".join(text(a, name, own + 1) for a in args), own
+    if op == "ifexp":
+        cond, a, b = args
+        parts = text(a, name, 1), text(cond, name, 1), text(b, name, 0)
+        return "{} if {} else {}".format(*parts), 0
+    return f"<{op} {' '.join(text(a, name) for a in args)}>", 9
+
+
+def _render_not(inner, name) -> tuple[str, int]:
+    inner = unwrap(inner)
+    if isinstance(inner, Sym) and inner.op in ("eq", "is_none", "lt", "in"):
+        a = text(inner.args[0], name, 4)
+        if inner.op == "is_none":
+            return f"{a} is not None", 3
+        sign = {"eq": "!=", "lt": ">=", "in": "not in"}[inner.op]
+        return f"{a} {sign} {text(inner.args[1], name, 4)}", 3
+    return f"not {text(inner, name, 3)}", 3

@@ -1,0 +1,1 @@
+"""The bundled engine: runs generated vLLM model files with vLLM's semantics."""

@@ -1,0 +1,1 @@
+"""One kernel a file; layers call them through `Kernel`, never a device's version."""

@@ -1,0 +1,43 @@
+"""Root mean square normalisation, plain and with the residual added first."""
+
+import torch
+
+from porter.runtime.kernels.dispatch import Kernel
+
+
+def _normalise(
+    x: torch.Tensor, weight: torch.Tensor | None, eps: float, variance_size: int | None
+) -> torch.Tensor:
+    """x: fp32. The product with the weight is in the weight's dtype."""
+    counted = x if variance_size is None else x[..., :variance_size]
+    x = x * torch.rsqrt(counted.pow(2).mean(dim=-1, keepdim=True) + eps)
+    return x if weight is None else x.to(weight.dtype) * weight
+
+
+@Kernel
+def rms_norm(
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    eps: float,
+    variance_size: int | None = None,
+) -> torch.Tensor:
+    """x / sqrt(mean(x[..., :variance_size]^2) + eps) * weight, in x's dtype.
+
+    x: [..., hidden]. weight: [hidden] or None. The mean is over the whole axis
+    unless variance_size is given. Zhang and Sennrich, arXiv 1910.07467.
+    """
+    return _normalise(x.float(), weight, eps, variance_size).to(x.dtype)
+
+
+@Kernel
+def fused_add_rms_norm(
+    x: torch.Tensor,
+    residual: torch.Tensor,
+    weight: torch.Tensor | None,
+    eps: float,
+    variance_size: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(rms_norm(x + residual), x + residual); the sum is made in fp32."""
+    total = x.float() + residual.float()
+    normed = _normalise(total, weight, eps, variance_size)
+    return normed.to(x.dtype), total.to(x.dtype)

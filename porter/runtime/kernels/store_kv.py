@@ -1,0 +1,22 @@
+"""Write a step's keys and values into the paged cache."""
+
+import torch
+
+from porter.runtime.kernels.dispatch import Kernel
+
+
+@Kernel
+def store_kv(
+    key: torch.Tensor,
+    value: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    slot_mapping: torch.Tensor,
+) -> None:
+    """key, value: [num_tokens, num_kv_heads, head_size].
+
+    key_cache, value_cache: [num_blocks, block_size, num_kv_heads, head_size].
+    slot_mapping: [num_tokens], row of the cache seen as one list of slots.
+    """
+    key_cache.flatten(0, 1).index_copy_(0, slot_mapping, key)
+    value_cache.flatten(0, 1).index_copy_(0, slot_mapping, value)

@@ -1,0 +1,478 @@
+"""Linear layers whose weight is sharded over the tensor parallel group.
+
+A weight is [output, input]. Column parallel layers hold a slice of the outputs,
+row parallel layers a slice of the inputs and a partial sum of the outputs. Each
+layer's `weight_loader` takes the whole tensor of the checkpoint and keeps the part
+of this rank.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from porter.runtime.distributed import (
+    divide,
+    get_tensor_model_parallel_rank,
+    get_tensor_model_parallel_world_size,
+    split_tensor_along_last_dim,
+    tensor_model_parallel_all_gather,
+    tensor_model_parallel_all_reduce,
+)
+from porter.runtime.layers.quantization import (
+    QuantizationConfig,
+    refuse_quantization,
+)
+from porter.runtime.parameter import copy_shard, make_parameter
+
+Output = torch.Tensor | tuple[torch.Tensor, nn.Parameter | None]
+
+
+class UnquantizedLinearMethod:
+    """y = x W^T + b."""
+
+    def apply(
+        self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        return F.linear(x, layer.weight, bias)  # type: ignore[arg-type]
+
+
+class LinearBase(nn.Module):
+    """What all linear layers record; forward returns (output, bias to add or None).
+
+    skip_bias_add: the bias is returned instead of added.
+    return_bias: False returns the output alone.
+    disable_tp: the layer is whole on every rank.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int,
+        bias: bool = False,
+        skip_bias_add: bool = False,
+        params_dtype: torch.dtype | None = None,
+        quant_config: QuantizationConfig | None = None,
+        prefix: str = "",
+        *,
+        return_bias: bool = True,
+        disable_tp: bool = False,
+        tp_rank: int | None = None,
+        tp_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        refuse_quantization(quant_config, prefix)
+        self.input_size = input_size
+        self.output_size = output_size
+        self.has_bias = bias
+        self.skip_bias_add = skip_bias_add
+        self.params_dtype = params_dtype or torch.get_default_dtype()
+        self.quant_config = quant_config
+        self.prefix = prefix
+        self.return_bias = return_bias
+        self.disable_tp = disable_tp
+        self.quant_method = UnquantizedLinearMethod()
+        if disable_tp:
+            tp_rank, tp_size = 0, 1
+        self.tp_rank = get_tensor_model_parallel_rank() if tp_rank is None else tp_rank
+        self.tp_size = (
+            get_tensor_model_parallel_world_size() if tp_size is None else tp_size
+        )
+
+    def _create_parameters(
+        self, weight_shape: tuple[int, int], bias_size: int, **bias_attrs: Any
+    ) -> None:
+        self.weight = make_parameter(
+            weight_shape,
+            self.params_dtype,
+            input_dim=1,
+            output_dim=0,
+            weight_loader=self.weight_loader,
+        )
+        if not self.has_bias:
+            self.register_parameter("bias", None)
+            return
+        self.bias = make_parameter(
+            (bias_size,),
+            self.params_dtype,
+            weight_loader=self.weight_loader,
+            **bias_attrs,
+        )
+
+    def weight_loader(self, param: nn.Parameter, loaded_weight: torch.Tensor) -> None:
+        """Copy this rank's part of a checkpoint tensor into param."""
+        copy_shard(param, loaded_weight)
+
+    def _output(self, output: torch.Tensor) -> Output:
+        if not self.return_bias:
+            return output
+        return output, self.bias if self.skip_bias_add else None
+
+    def extra_repr(self) -> str:
+        rows, columns = self.weight.shape
+        return (
+            f"in_features={columns}, output_features={rows}, "
+            f"bias={self.bias is not None}, tp_size={self.tp_size}"
+        )
+
+
+class ReplicatedLinear(LinearBase):
+    """A linear layer that every rank has whole."""
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int,
+        bias: bool = True,
+        skip_bias_add: bool = False,
+        params_dtype: torch.dtype | None = None,
+        quant_config: QuantizationConfig | None = None,
+        prefix: str = "",
+        *,
+        return_bias: bool = True,
+        disable_tp: bool = False,
+    ) -> None:
+        super().__init__(
+            input_size,
+            output_size,
+            bias,
+            skip_bias_add,
+            params_dtype,
+            quant_config,
+            prefix,
+            return_bias=return_bias,
+            disable_tp=disable_tp,
+        )
+        self._create_parameters((output_size, input_size), output_size, output_dim=0)
+
+    def forward(self, x: torch.Tensor) -> Output:
+        bias = None if self.skip_bias_add else self.bias
+        return self._output(self.quant_method.apply(self, x, bias))
+
+
+class ColumnParallelLinear(LinearBase):
+    """Outputs are sharded; gather_output makes them whole on every rank."""
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int,
+        bias: bool = True,
+        gather_output: bool = False,
+        skip_bias_add: bool = False,
+        params_dtype: torch.dtype | None = None,
+        quant_config: QuantizationConfig | None = None,
+        prefix: str = "",
+        *,
+        return_bias: bool = True,
+        disable_tp: bool = False,
+        tp_rank: int | None = None,
+        tp_size: int | None = None,
+    ) -> None:
+        super().__init__(
+            input_size,
+            output_size,
+            bias,
+            skip_bias_add,
+            params_dtype,
+            quant_config,
+            prefix,
+            return_bias=return_bias,
+            disable_tp=disable_tp,
+            tp_rank=tp_rank,
+            tp_size=tp_size,
+        )
+        self.gather_output = gather_output
+        self.input_size_per_partition = input_size
+        self.output_size_per_partition = divide(output_size, self.tp_size)
+        self._create_parameters(
+            (self.output_size_per_partition, input_size),
+            self.output_size_per_partition,
+            output_dim=0,
+        )
+
+    def weight_loader(self, param: nn.Parameter, loaded_weight: torch.Tensor) -> None:
+        copy_shard(
+            param, loaded_weight, dim=0, shard=self.tp_rank, shards=self.tp_size
+        )
+
+    def forward(self, input_: torch.Tensor) -> Output:
+        bias = None if self.skip_bias_add else self.bias
+        output = self.quant_method.apply(self, input_, bias)
+        if self.gather_output and self.tp_size > 1:
+            output = tensor_model_parallel_all_gather(output)
+        return self._output(output)
+
+
+class _StackedLinear(ColumnParallelLinear):
+    """A column parallel layer that holds several projections of one input."""
+
+    def load_weights(
+        self, weights: Iterable[tuple[str, torch.Tensor]]
+    ) -> Iterable[str]:
+        """Load tensors whose `shard_id`, set by a WeightsMapper, names the projection.
+
+        Yields the names that were loaded; a bias that the layer lacks is passed over.
+        """
+        for name, loaded_weight in weights:
+            shard_id = getattr(loaded_weight, "shard_id", None)
+            param: Any = getattr(self, name)
+            if param is None and name == "bias":
+                continue
+            param.weight_loader(param, loaded_weight, shard_id)
+            yield name
+
+
+class MergedColumnParallelLinear(_StackedLinear):
+    """Column parallel projections of sizes output_sizes, each sharded by itself.
+
+    The shard id of a checkpoint tensor is an index, a tuple of consecutive indices
+    when the file has them fused, or None when it has all of them fused.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        output_sizes: list[int],
+        bias: bool = True,
+        gather_output: bool = False,
+        skip_bias_add: bool = False,
+        params_dtype: torch.dtype | None = None,
+        quant_config: QuantizationConfig | None = None,
+        prefix: str = "",
+        *,
+        return_bias: bool = True,
+        disable_tp: bool = False,
+    ) -> None:
+        tp_size = 1 if disable_tp else get_tensor_model_parallel_world_size()
+        for size in output_sizes:
+            divide(size, tp_size)
+        self.output_sizes = output_sizes
+        super().__init__(
+            input_size,
+            sum(output_sizes),
+            bias,
+            gather_output,
+            skip_bias_add,
+            params_dtype,
+            quant_config,
+            prefix,
+            return_bias=return_bias,
+            disable_tp=disable_tp,
+        )
+
+    def validate_shard_id(self, shard_id: Any) -> None:
+        """ValueError unless the id names projections of this layer, in order."""
+        if shard_id is None:
+            return
+        ids = (shard_id,) if isinstance(shard_id, int) else tuple(shard_id)
+        if not all(0 <= i < len(self.output_sizes) for i in ids):
+            raise ValueError(
+                f"Shard id should be between 0 and {len(self.output_sizes) - 1}. "
+                f"Got shard id {shard_id}."
+            )
+        if any(b - a != 1 for a, b in zip(ids, ids[1:], strict=False)):
+            raise ValueError(
+                "Shard id with multiple indices should be consecutive. "
+                f"Got shard id {shard_id}."
+            )
+
+    def weight_loader(  # type: ignore[override]
+        self,
+        param: nn.Parameter,
+        loaded_weight: torch.Tensor,
+        loaded_shard_id: tuple[int, ...] | int | None = None,
+    ) -> None:
+        self.validate_shard_id(loaded_shard_id)
+        if isinstance(loaded_shard_id, int):
+            self._load_one(param, loaded_weight, loaded_shard_id)
+            return
+        ids = loaded_shard_id or range(len(self.output_sizes))
+        start = 0
+        for i in ids:
+            size = self.output_sizes[i]
+            self._load_one(param, loaded_weight.narrow(0, start, size), i)
+            start += size
+
+    def _load_one(self, param: nn.Parameter, weight: torch.Tensor, index: int) -> None:
+        offset = sum(self.output_sizes[:index]) // self.tp_size
+        size = self.output_sizes[index] // self.tp_size
+        copy_shard(
+            param,
+            weight,
+            dim=0,
+            shard=self.tp_rank,
+            shards=self.tp_size,
+            offset=offset,
+            size=size,
+        )
+
+
+class QKVParallelLinear(_StackedLinear):
+    """Query, key and value projections in one, sharded by heads.
+
+    With more ranks than kv heads each kv head is held by several ranks. Values may
+    have another head size than keys. A fused checkpoint tensor (shard id None) has
+    all query heads, then all key heads, then all value heads.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        head_size: int,
+        total_num_heads: int,
+        total_num_kv_heads: int | None = None,
+        bias: bool = True,
+        skip_bias_add: bool = False,
+        params_dtype: torch.dtype | None = None,
+        quant_config: QuantizationConfig | None = None,
+        prefix: str = "",
+        *,
+        return_bias: bool = True,
+        disable_tp: bool = False,
+        v_head_size: int | None = None,
+    ) -> None:
+        tp_size = 1 if disable_tp else get_tensor_model_parallel_world_size()
+        kv_heads = total_num_heads if total_num_kv_heads is None else total_num_kv_heads
+        self.hidden_size = hidden_size
+        self.head_size = head_size
+        self.v_head_size = head_size if v_head_size is None else v_head_size
+        self.total_num_heads = total_num_heads
+        self.total_num_kv_heads = kv_heads
+        self.num_heads = divide(total_num_heads, tp_size)
+        if tp_size >= kv_heads:
+            self.num_kv_heads = 1
+            self.num_kv_head_replicas = divide(tp_size, kv_heads)
+        else:
+            self.num_kv_heads = divide(kv_heads, tp_size)
+            self.num_kv_head_replicas = 1
+        self.output_sizes = [
+            self.num_heads * self.head_size * tp_size,
+            self.num_kv_heads * self.head_size * tp_size,
+            self.num_kv_heads * self.v_head_size * tp_size,
+        ]
+        super().__init__(
+            hidden_size,
+            sum(self.output_sizes),
+            bias,
+            False,
+            skip_bias_add,
+            params_dtype,
+            quant_config,
+            prefix,
+            return_bias=return_bias,
+            disable_tp=disable_tp,
+        )
+
+    def validate_shard_id(self, shard_id: Any) -> None:
+        """ValueError unless the id is "q", "k", "v" or None."""
+        if shard_id not in ("q", "k", "v", None):
+            raise ValueError(
+                "Shard id for QKVParallelLinear should be 'q', 'k', or 'v', "
+                f"got shard id {shard_id}."
+            )
+
+    def weight_loader(  # type: ignore[override]
+        self,
+        param: nn.Parameter,
+        loaded_weight: torch.Tensor,
+        loaded_shard_id: str | None = None,
+    ) -> None:
+        self.validate_shard_id(loaded_shard_id)
+        if loaded_shard_id is not None:
+            self._load_one(param, loaded_weight, loaded_shard_id)
+            return
+        start = 0
+        for shard_id, size in (
+            ("q", self.total_num_heads * self.head_size),
+            ("k", self.total_num_kv_heads * self.head_size),
+            ("v", self.total_num_kv_heads * self.v_head_size),
+        ):
+            self._load_one(param, loaded_weight.narrow(0, start, size), shard_id)
+            start += size
+
+    def _load_one(self, param: nn.Parameter, weight: torch.Tensor, which: str) -> None:
+        sizes = {
+            "q": self.num_heads * self.head_size,
+            "k": self.num_kv_heads * self.head_size,
+            "v": self.num_kv_heads * self.v_head_size,
+        }
+        offsets = {"q": 0, "k": sizes["q"], "v": sizes["q"] + sizes["k"]}
+        replicas = 1 if which == "q" else self.num_kv_head_replicas
+        copy_shard(
+            param,
+            weight,
+            dim=0,
+            shard=self.tp_rank // replicas,
+            shards=self.tp_size // replicas,
+            offset=offsets[which],
+            size=sizes[which],
+        )
+
+
+class RowParallelLinear(LinearBase):
+    """Inputs are sharded; the partial outputs are summed unless not reduce_results.
+
+    input_is_parallel: False takes this rank's slice of a whole input. The bias is
+    whole on every rank and added on the first one only, so it is summed once.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int,
+        bias: bool = True,
+        input_is_parallel: bool = True,
+        skip_bias_add: bool = False,
+        params_dtype: torch.dtype | None = None,
+        reduce_results: bool = True,
+        quant_config: QuantizationConfig | None = None,
+        prefix: str = "",
+        *,
+        return_bias: bool = True,
+        disable_tp: bool = False,
+    ) -> None:
+        super().__init__(
+            input_size,
+            output_size,
+            bias,
+            skip_bias_add,
+            params_dtype,
+            quant_config,
+            prefix,
+            return_bias=return_bias,
+            disable_tp=disable_tp,
+        )
+        self.input_is_parallel = input_is_parallel
+        self.reduce_results = reduce_results
+        self.input_size_per_partition = divide(input_size, self.tp_size)
+        self.output_size_per_partition = output_size
+        if not reduce_results and bias and not skip_bias_add:
+            raise ValueError(
+                "When not reduce the results, adding bias to the "
+                "results can lead to incorrect results"
+            )
+        self._create_parameters(
+            (output_size, self.input_size_per_partition), output_size, output_dim=0
+        )
+
+    def weight_loader(self, param: nn.Parameter, loaded_weight: torch.Tensor) -> None:
+        dim = getattr(param, "input_dim", None)
+        copy_shard(
+            param, loaded_weight, dim=dim, shard=self.tp_rank, shards=self.tp_size
+        )
+
+    def forward(self, input_: torch.Tensor) -> Output:
+        if not self.input_is_parallel:
+            parts = split_tensor_along_last_dim(input_, self.tp_size)
+            input_ = parts[self.tp_rank].contiguous()
+        bias = None if self.skip_bias_add or self.tp_rank > 0 else self.bias
+        output = self.quant_method.apply(self, input_, bias)
+        if self.reduce_results and self.tp_size > 1:
+            output = tensor_model_parallel_all_reduce(output)
+        return self._output(output)

@@ -1,0 +1,1 @@
+"""What vLLM gives model files beside layers: weight loading, stages, interfaces."""
