@@ -56,7 +56,11 @@ def convert_source(path: Path, text: str) -> Any:
 def run_port(
     port: Path, checkpoint: Path, ids: list[list[int]], tp: int
 ) -> list[torch.Tensor]:
-    """Logits of a port on the bundled runtime, prefilled in chunks of CHUNK tokens."""
+    """Logits of a port on the bundled runtime, prefilled in chunks of CHUNK tokens.
+
+    Raises RuntimeError where the runtime didn't split the model over `tp` ranks.
+    """
+    from porter.runtime.distributed import get_tensor_model_parallel_world_size
     from porter.runtime.llm import LLM
 
     with LLM(
@@ -67,6 +71,9 @@ def run_port(
         max_num_batched_tokens=CHUNK,
         max_num_seqs=4,
     ) as llm:
+        ranks = get_tensor_model_parallel_world_size()
+        if ranks != tp:
+            raise RuntimeError(f"asked for tp {tp}, ran with {ranks}")
         return [logits.float() for logits in llm.prefill_logits(ids)]
 
 

@@ -6,43 +6,33 @@ import pytest
 import torch
 
 from tests.metamorphic.rename import Names
-from tests.metamorphic.variants import VARIANTS, Variant
-from tests.reference.sources import SIX, exec_source, release, source_text
-from tests.reference.tiny import build, logits, prompts, tiny_config
+from tests.metamorphic.run_variant import variant_logits
+from tests.metamorphic.variants import PARAMETERS, VARIANTS, Variant
+from tests.reference.sources import SIX, source_text
+from tests.reference.tiny import prompts
 
-PROMPT = prompts()[1]
-_original: dict[str, torch.Tensor] = {}
-
-
-def causal_lm(model: str, names: Names) -> str:
-    return names.globals.get(SIX[model].causal_lm, SIX[model].causal_lm)
+PROMPTS = prompts()[1:2]
+ALL = (*VARIANTS, PARAMETERS)
+_original: dict[str, list[torch.Tensor]] = {}
 
 
-def run(model: str, text: str, names: Names) -> torch.Tensor:
-    module = exec_source(model, text)
-    try:
-        back = {new: old for old, new in names.attributes.items()}
-        config = tiny_config(model)
-        net = build(module, causal_lm(model, names), config, back)
-        return logits(net, PROMPT)
-    finally:
-        release(module)
-
-
-@pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: v.name)
+@pytest.mark.parametrize("variant", ALL, ids=lambda v: v.name)
 @pytest.mark.parametrize("model", SIX)
 def test_variant_computes_the_same(model: str, variant: Variant) -> None:
     text = source_text(model)
     if model not in _original:
-        _original[model] = run(model, text, Names())
+        _original[model] = variant_logits(model, text, Names(), PROMPTS)
     changed, names = variant.make(text)
     assert changed != text
     torch.testing.assert_close(
-        run(model, changed, names), _original[model], rtol=1e-5, atol=1e-6
+        variant_logits(model, changed, names, PROMPTS),
+        _original[model],
+        rtol=1e-5,
+        atol=1e-6,
     )
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: v.name)
+@pytest.mark.parametrize("variant", ALL, ids=lambda v: v.name)
 @pytest.mark.parametrize("model", SIX)
 def test_variant_is_deterministic(model: str, variant: Variant) -> None:
     text = source_text(model)

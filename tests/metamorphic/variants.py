@@ -41,3 +41,6 @@ VARIANTS = (
     Variant("hoist all", lambda text: bind.hoist_locals(text, 2, 1.0), canonical.bound),
     Variant("inline", bind.inline_locals, canonical.bound),
 )
+
+# Judged by running the port on the renamed checkpoint, since its weight map differs.
+PARAMETERS = Variant("parameters", rename.rename_parameters)
