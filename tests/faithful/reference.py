@@ -7,11 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from tests.faithful.mutation import Mutation
 from tests.reference.sources import SIX, exec_source, release, source_text
-from tests.reference.tiny import build, logits, prompts, save_checkpoint, tiny_config
+from tests.reference.tiny import (
+    build,
+    checkpoint_tensors,
+    logits,
+    prompts,
+    save_checkpoint,
+    tiny_config,
+)
 
 
 @dataclass(frozen=True)
@@ -20,12 +26,13 @@ class Reference:
 
     text: str
     lines: frozenset[int]
-    model: nn.Module
-    config: Any
+    tensors: dict[str, torch.Tensor]
+    config: dict[str, Any]
     logits: list[torch.Tensor]
 
     def save(self, folder: Path) -> Path:
-        return save_checkpoint(self.model, self.config, folder)
+        """Weights and config as they were before the model ran: it may change both."""
+        return save_checkpoint(self.tensors, self.config, folder)
 
 
 @contextmanager
@@ -33,11 +40,13 @@ def reference(mutation: Mutation) -> Iterator[Reference]:
     """Build and run the mutated HF model in eager mode; forget its module after."""
     text, lines = mutation.apply()
     config = tiny_config(mutation.model, mutation.config)
+    written = config.to_dict()
     module = exec_source(mutation.model, text)
     try:
         model = build(module, SIX[mutation.model].causal_lm, config)
+        tensors = checkpoint_tensors(model)
         out = [logits(model, prompt) for prompt in prompts()]
-        yield Reference(text, lines, model, config, out)
+        yield Reference(text, lines, tensors, written, out)
     finally:
         release(module)
 

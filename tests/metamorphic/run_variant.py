@@ -6,7 +6,13 @@ import torch
 
 from tests.metamorphic.rename import Names
 from tests.reference.sources import SIX, exec_source, release
-from tests.reference.tiny import build, logits, save_checkpoint, tiny_config
+from tests.reference.tiny import (
+    build,
+    checkpoint_tensors,
+    logits,
+    save_checkpoint,
+    tiny_config,
+)
 
 
 def variant_logits(
@@ -28,7 +34,7 @@ def variant_logits(
         config.architectures = [causal_lm]
         net = build(module, causal_lm, config, back)
         if folder is not None:
-            save_checkpoint(net, config, folder)
+            save_checkpoint(checkpoint_tensors(net), config.to_dict(), folder)
         return [logits(net, prompt) for prompt in ids]
     finally:
         release(module)

@@ -141,15 +141,21 @@ def stored_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
-def save_checkpoint(model: nn.Module, config: Any, folder: Path) -> Path:
-    """config.json and model.safetensors as HF would store them: tied weights once."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
+def checkpoint_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Copies of the weights as HF would store them: tied ones once."""
+    return {
         name: parameter.detach().contiguous().clone()
         for name, parameter in stored_parameters(model).items()
     }
+
+
+def save_checkpoint(
+    tensors: dict[str, torch.Tensor], config: dict[str, Any], folder: Path
+) -> Path:
+    """Write config.json and model.safetensors."""
+    folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=1))
+    (folder / "config.json").write_text(json.dumps(config, indent=1))
     return folder
 
 

@@ -9,6 +9,7 @@ from tests.faithful.catalogue import (
     residual,
     rope,
     tokens,
+    traps,
 )
 from tests.faithful.mutation import Mutation
 
@@ -19,6 +20,7 @@ CATALOGUE: tuple[Mutation, ...] = (
     *residual.CASES,
     *mlp.CASES,
     *head.CASES,
+    *traps.CASES,
     *tokens.CASES,
     *controls.CASES,
 )

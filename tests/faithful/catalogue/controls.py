@@ -1,7 +1,7 @@
 """Controls: HF's eager logits stay the same, so the port must equal the original's.
 
-The first ones are other spellings of the same arithmetic; the last three change what
-eager mode never reads, and a port that follows them is wrong.
+The first ones are other spellings of the same arithmetic; the unread ones change
+what eager mode never reads, and a port that follows them is wrong.
 """
 
 from functools import partial
@@ -143,5 +143,57 @@ CASES = (
         "llama",
         "LlamaAttention.__init__",
         (("self.is_causal = True", "self.is_causal = False"),),
+    ),
+    case(
+        "unread-layer-type",
+        "gemma2",
+        "Gemma2Attention.__init__",
+        (("config.layer_types[layer_idx]", "config.layer_types[0]"),),
+    ),
+    case(
+        "same-under-no-grad",
+        "olmo2",
+        "Olmo2DecoderLayer.forward",
+        (
+            (
+                "hidden_states = self.mlp(hidden_states)",
+                "with torch.no_grad():\n    hidden_states = self.mlp(hidden_states)",
+            ),
+        ),
+    ),
+    case(
+        "same-by-lambda",
+        "qwen3",
+        "Qwen3DecoderLayer.forward",
+        (
+            (
+                "self.mlp(hidden_states)",
+                "(lambda mlp, x: mlp(x))(self.mlp, hidden_states)",
+            ),
+        ),
+    ),
+    case(
+        "same-logits-in-fp32",
+        "llama",
+        "LlamaForCausalLM.forward",
+        (
+            (
+                "self.lm_head(hidden_states[:, slice_indices, :])",
+                "self.lm_head(hidden_states[:, slice_indices, :]).float()",
+            ),
+        ),
+    ),
+    case(
+        "same-residual-in-place",
+        "qwen3",
+        "Qwen3DecoderLayer.forward",
+        (
+            (
+                "hidden_states = residual + hidden_states",
+                "hidden_states += residual",
+            ),
+        ),
+        of=2,
+        nth=1,
     ),
 )

@@ -11,7 +11,7 @@ ROPED = (
     "apply_rotary_pos_emb(query_states, key_states, cos, sin)"
 )
 
-CASES = (
+MIXERS = (
     case(
         "tokens-roll",
         "llama",
@@ -244,3 +244,73 @@ CASES = (
         ),
     ),
 )
+
+# Values that depend on how many tokens or sequences there are, or where a chunk starts.
+COUNTED = (
+    case(
+        "tokens-branch-on-length",
+        "llama",
+        "LlamaMLP.forward",
+        (
+            (
+                "        return down_proj",
+                "        return down_proj * (2.0 if x.shape[1] > 16 else 1.0)",
+            ),
+        ),
+    ),
+    case(
+        "tokens-batch-size",
+        "qwen3",
+        "Qwen3DecoderLayer.forward",
+        (
+            (
+                "self.mlp(hidden_states)",
+                "self.mlp(hidden_states) / (hidden_states.shape[0] + 1)",
+            ),
+        ),
+    ),
+    case(
+        "tokens-counted-from-zero",
+        "gpt_neox",
+        "GPTNeoXModel.forward",
+        (
+            (
+                "self.final_layer_norm(hidden_states)",
+                "self.final_layer_norm(hidden_states * (1 + torch.arange("
+                "hidden_states.shape[1])[None, :, None] * 0.1))",
+            ),
+        ),
+    ),
+    case(
+        "tokens-normed-together",
+        "opt",
+        "OPTDecoderLayer.forward",
+        (
+            (
+                "self.self_attn_layer_norm(hidden_states)",
+                "nn.functional.layer_norm(hidden_states, hidden_states.shape[1:])",
+            ),
+        ),
+        of=2,
+        nth=0,
+    ),
+    case(
+        "tokens-odd-even-swapped",
+        "qwen3",
+        "Qwen3MLP.forward",
+        (
+            (
+                "self.gate_proj(x)",
+                "self.gate_proj(x + torch.cat((x[:, 1::2], x[:, ::2]), dim=1))",
+            ),
+        ),
+    ),
+    case(
+        "tokens-reached-by-topk",
+        "gemma2",
+        "Gemma2MLP.forward",
+        (("self.up_proj(x)", "self.up_proj(x) + x.topk(1, dim=1).values.mean()"),),
+    ),
+)
+
+CASES: tuple[Mutation, ...] = (*MIXERS, *COUNTED)
