@@ -135,6 +135,18 @@ CASES = (
         tp2=True,
     ),
     heads(
+        "heads-v-interleaved",
+        "opt",
+        "OPTAttention.forward",
+        (
+            (
+                "value_states.view(bsz, -1, self.num_heads, self.head_dim)",
+                "value_states.view(bsz, -1, self.head_dim, self.num_heads).mT",
+            ),
+        ),
+        tp2=True,
+    ),
+    heads(
         "heads-kv-tiled",
         "llama",
         "repeat_kv",
@@ -209,6 +221,14 @@ CASES = (
         "qwen3",
         "Qwen3Model.forward",
         (("self.config.layer_types[i]", "self.config.layer_types[-1 - i]"),),
+    ),
+    # Positions that don't count up by one are packed sequences to the mask's maker.
+    mask(
+        "mask-packed-by-positions",
+        "olmo2",
+        "Olmo2Model.forward",
+        (("position_ids.unsqueeze(0)", "position_ids.clamp(max=20).unsqueeze(0)"),),
+        expressible=False,
     ),
     mask(
         "mask-none",

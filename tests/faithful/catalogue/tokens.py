@@ -282,6 +282,17 @@ COUNTED = (
         ),
     ),
     case(
+        "tokens-positions-reversed",
+        "llama",
+        "LlamaModel.forward",
+        (
+            (
+                "self.rotary_emb(hidden_states, position_ids=position_ids)",
+                "self.rotary_emb(hidden_states, position_ids=position_ids.flip(-1))",
+            ),
+        ),
+    ),
+    case(
         "tokens-normed-together",
         "opt",
         "OPTDecoderLayer.forward",

@@ -176,6 +176,65 @@ CASES = (
             ),
         ),
     ),
+    bound(
+        "binding-method-again",
+        "qwen3",
+        "Qwen3MLP",
+        (
+            (
+                "        return down_proj",
+                "        return down_proj\n\n    def forward(self, x):\n"
+                "        return self.down_proj(self.gate_proj(x))",
+            ),
+        ),
+    ),
+    bound(
+        "binding-forward-on-instance",
+        "llama",
+        "LlamaMLP.__init__",
+        (
+            (
+                "self.act_fn = ACT2FN[config.hidden_act]",
+                "self.act_fn = ACT2FN[config.hidden_act]\n"
+                "self.forward = lambda x: x * 0.5",
+            ),
+        ),
+    ),
+    bound(
+        "binding-inherited-first",
+        "gemma2",
+        "Gemma2MLP",
+        (
+            (
+                "class Gemma2MLP(nn.Module):",
+                "class Halved:\n    def __call__(self, x):\n"
+                "        return 0.5 * self.forward(x)\n\n\n"
+                "class Gemma2MLP(Halved, nn.Module):",
+            ),
+        ),
+    ),
+    argument(
+        "argument-norm-p",
+        "llama",
+        "LlamaRMSNorm.forward",
+        (
+            (
+                "hidden_states.pow(2).mean(-1, keepdim=True)",
+                "hidden_states.norm(p=1, dim=-1, keepdim=True)",
+            ),
+        ),
+    ),
+    argument(
+        "argument-correction",
+        "olmo2",
+        "Olmo2RMSNorm.forward",
+        (
+            (
+                "hidden_states.pow(2).mean(-1, keepdim=True)",
+                "hidden_states.var(-1, keepdim=True, correction=8)",
+            ),
+        ),
+    ),
     argument(
         "argument-alpha",
         "llama",
