@@ -5,12 +5,14 @@ from typing import Any
 
 import torch
 
+from porter.gap import CannotRun
 from porter.runtime.config import VllmConfig
 from porter.runtime.kv_cache import choose_num_blocks
 from porter.runtime.model_runner import ModelRunner, StepInput
 from porter.runtime.request import Request, RequestOutput, SamplingParams
 from porter.runtime.sampler import sample
 from porter.runtime.scheduler import ScheduledRequest, Scheduler
+from porter.runtime.worker import WorkerGroup
 
 
 class Engine:
@@ -23,21 +25,33 @@ class Engine:
         config_options: dict[str, Any],
         *,
         num_blocks: int | None,
-        architecture: str | None,
-        allow_pickle: bool,
-        strict: bool,
+        **runner_options: Any,
     ) -> None:
         self.vllm_config = vllm_config
-        self.runner = ModelRunner(
-            port,
-            vllm_config,
-            architecture=architecture,
-            allow_pickle=allow_pickle,
-            strict=strict,
-        )
-        self.weight_report = self.runner.weight_report
-        self.num_blocks = choose_num_blocks(vllm_config, num_blocks)
-        self.runner.bind_caches(self.num_blocks)
+        self._workers: WorkerGroup | None = None
+        parallel = vllm_config.parallel_config
+        if parallel.world_size > 1:
+            self._workers = WorkerGroup(
+                parallel.tensor_parallel_size,
+                parallel.pipeline_parallel_size,
+                vllm_config.device_config.device.type,
+                port,
+                vllm_config.model_config.model,
+                config_options,
+                runner_options,
+            )
+        try:
+            self.runner = ModelRunner(port, vllm_config, **runner_options)
+            self.weight_report = self.runner.weight_report
+            for report in self._workers.reports() if self._workers else ():
+                self.weight_report = self.weight_report.merged(report)
+            self.num_blocks = choose_num_blocks(vllm_config, num_blocks)
+            self.runner.bind_caches(self.num_blocks)
+            if self._workers:
+                self._workers.tell("caches", self.num_blocks)
+        except BaseException:
+            self.shutdown()
+            raise
 
     def generate(
         self, prompts: list[list[int]], params: list[SamplingParams]
@@ -105,12 +119,34 @@ class Engine:
                 scheduler.finish(request)
 
     def _forward(self, step: StepInput) -> torch.Tensor:
-        logits = self.runner.run(step)
+        if self._workers is None:
+            logits = self.runner.run(step)
+        else:
+            logits = self._forward_with(self._workers, step)
         assert logits is not None
         return logits
 
+    def _forward_with(
+        self, workers: WorkerGroup, step: StepInput
+    ) -> torch.Tensor | None:
+        try:
+            workers.tell("step", step)
+            logits = self.runner.run(step)
+            if workers.pp_size > 1:
+                logits = workers.receive_logits(self.runner.device)
+            return logits
+        except (RuntimeError, OSError) as error:
+            # Most often another rank broke off, and says why better than we can.
+            try:
+                workers.raise_failure()
+            finally:
+                self.shutdown()
+            raise CannotRun(f"the ranks lost each other: {error}") from error
+
     def shutdown(self) -> None:
-        pass
+        if self._workers is not None:
+            self._workers.shutdown()
+            self._workers = None
 
 
 def _logit_count(item: ScheduledRequest) -> int:
