@@ -290,6 +290,9 @@ def rearranged(interp, x: Node, make, repeat: bool = False) -> Node:
         axes = tuple(make())
     except ax.AxisError as error:
         raise interp.gap(f"{error}", "the sizes of this view can't be proved") from error
+    for axis in axes:
+        if has_role(axis, "seq") and any(not f.role for f in axis):
+            raise _mixes(interp, "a view that folds features into the tokens")
     base = x
     if x.op == "rearrange" and x.frame is interp.frame and x.loop is interp.loop:
         base = x.args[0]

@@ -51,7 +51,8 @@ class PlaceParallel(Transform):
                 where = region.nodes[-1] if region.nodes else attend
                 raise self.gap(where.span, "an operand of attention comes from no linear layer")
             for node in head_path(attend.args[i]):
-                node.attrs["role_name"] = "qkv"[i]
+                if node.frame is attend.frame:
+                    node.attrs["role_name"] = "qkv"[i]
             for end in region.ends:
                 if end.op == "linear":
                     self._place(end, "ColumnParallelLinear", f"it makes attention's {name}")
