@@ -38,6 +38,11 @@ class Subject:
     def prompts(self) -> list[list[int]]:
         return [trace.prompt for trace in self.traces]
 
+    @property
+    def max_model_len(self) -> int:
+        """Tokens of the longest prompt and its continuation."""
+        return max(len(trace.prompt) + len(trace.tokens) for trace in self.traces)
+
 
 def verify(
     port_path: Path | str,
@@ -86,7 +91,7 @@ def verify(
         )
         engines = porter_engines(
             port,
-            subject.model_dir,
+            subject,
             dtype=dtype,
             pipeline_parallel_size=pp,
             trust_remote_code=trust_remote_code,
@@ -150,15 +155,19 @@ def make_subject(
     return Subject(model_dir, reference, traces, checkpoint)
 
 
-def porter_engines(port: Path, model_dir: Path, **fixed: Any) -> MakeEngine:
+def porter_engines(port: Path, subject: Subject, **fixed: Any) -> MakeEngine:
     """Makes engines of the bundled runtime for one port and one checkpoint.
 
-    Weights that don't match are told by the engine's report, not raised.
+    They are made for the length that is verified: where the frequencies of a rope
+    depend on the length, a port may hold up to some length only. Weights that don't
+    match are told by the engine's report, not raised.
     """
     from porter.runtime.llm import LLM
 
+    given = {"max_model_len": subject.max_model_len, **fixed}
+
     def make_engine(**options: Any) -> Any:
-        return LLM(port, model_dir, strict=False, **{**fixed, **options})
+        return LLM(port, subject.model_dir, strict=False, **{**given, **options})
 
     return make_engine
 

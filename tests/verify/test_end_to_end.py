@@ -51,7 +51,7 @@ def test_a_right_port_passes(port: Path, tp: int) -> None:
 def test_two_ranks_hold_half_of_the_layers_each(port: Path, tmp_path: Path) -> None:
     source = class_of_module(MODULE, "LlamaForCausalLM")
     subject = make_subject(source, None, tmp_path / "checkpoint")
-    make_engine = porter_engines(port, subject.model_dir)
+    make_engine = porter_engines(port, subject)
     rows = []
     for tp in (1, 2):
         with make_engine(tensor_parallel_size=tp) as llm:
