@@ -13,7 +13,7 @@ from porter.verify.checkpoint import Checkpoint, make_checkpoint, vocabulary
 from porter.verify.comparison import Comparison, compare, rel_rmse
 from porter.verify.invariances import MakeEngine, check_invariances
 from porter.verify.origin import Source, find_source
-from porter.verify.reference import load_reference, trace_reference
+from porter.verify.reference import load_reference, some, trace_reference
 from porter.verify.result import VerifyResult
 from porter.verify.trace import MAX_TOKENS, Trace, make_prompts, trace_engine
 
@@ -192,14 +192,11 @@ def verify_subject(
         traces = trace_engine(llm, subject.prompts, len(subject.traces[0].tokens))
         weights, fused = llm.weight_report, dict(llm.fused_modules())
     comparison = compare(subject.traces, traces)
-    failures = differences(comparison, dtype)
+    failures = unaccounted(weights)
     divergence = None
-    if failures:
+    if differing := differences(comparison, dtype):
         divergence = _bisect(subject, traces, make_engine)
-    if weights.unused:
-        failures.append(f"{len(weights.unused)} weights of the checkpoint are unused")
-    if weights.uninitialised:
-        failures.append(f"{len(weights.uninitialised)} parameters got no weight")
+        failures += differing
     held = {}
     if invariances and not failures:
         tolerance = TOLERANCE[dtype]
@@ -257,6 +254,17 @@ def _describe(checkpoint: Checkpoint | None) -> dict[str, Any]:
         "margin": round(checkpoint.margin, 6),
         "distinct": checkpoint.distinct,
     }
+
+
+def unaccounted(weights: Any) -> list[str]:
+    """What of the engine's weight report doesn't pass, in words."""
+    found = []
+    if weights.unused:
+        found.append(f"unused weights: {some(sorted(weights.unused))}")
+    if weights.uninitialised:
+        names = some(sorted(weights.uninitialised))
+        found.append(f"parameters that got no weight: {names}")
+    return found
 
 
 def differences(comparison: Comparison, dtype: str) -> list[str]:

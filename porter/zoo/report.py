@@ -1,5 +1,6 @@
 """The zoo's entries as a table, as JSON and as a page."""
 
+import textwrap
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from porter.console import print_table, say
 from porter.zoo.sweep import STATUSES, Entry
 
+MOST_CHARACTERS = 100  # of a reason in the table; JSON and page have all of it
 VERSION = 1  # of the JSON; raised when a key changes its meaning
 
 
@@ -40,11 +42,16 @@ def why(entry: Entry) -> str:
 
 
 def print_entries(entries: Sequence[Entry], seconds: float) -> None:
-    """The table on 80 columns, and the counts below it."""
+    """The table on 80 columns, long reasons cut, and the counts below it."""
     print_table(
         ["model", "status", "ms", "why"],
         [
-            (entry.architecture, entry.status, f"{entry.ms:.0f}", why(entry))
+            (
+                entry.architecture,
+                entry.status,
+                f"{entry.ms:.0f}",
+                textwrap.shorten(why(entry), MOST_CHARACTERS, placeholder=" ..."),
+            )
             for entry in entries
         ],
         right=["ms"],
