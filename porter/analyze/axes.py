@@ -99,11 +99,15 @@ def _meet(candidates: list[Axis]) -> Axis:
             raise AxisError(f"sizes {axis_size(axis)} and {axis_size(best)} don't match")
         elif roles(axis) != roles(best):
             raise AxisError("a token axis meets another kind of axis of the same size")
-        elif sum(f.repeats for f in axis) < sum(f.repeats for f in best):
-            best = axis
+        elif _copies(axis) != _copies(best):
+            best = min(axis, best, key=_copies)
         elif len(leaves(axis)) > len(leaves(best)):
             best = axis
     return best
+
+
+def _copies(axis: Axis) -> int:
+    return sum(f.repeats for f in axis)
 
 
 def roles(axis: Axis) -> tuple[str, ...]:

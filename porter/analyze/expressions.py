@@ -547,20 +547,23 @@ class Expressions:
         return bool(inner)
 
     def _truth_of_choice(self, choice: Choice):
-        a, b = self.truth(choice.then), self.truth(choice.other)
-        if a is True and b is False:
-            return self.decide(choice.cond)
-        if a is False and b is True:
-            return self.decide(negate(choice.cond))
-        if isinstance(a, bool) and a is b:
-            return a
-        if a is False:
-            return self.decide(Sym("and", (negate(choice.cond), b)))
+        cond = choice.cond
+        with self.assuming(cond, True):
+            a = self.truth(choice.then)
+        with self.assuming(cond, False):
+            b = self.truth(choice.other)
+        if isinstance(a, bool) and isinstance(b, bool):
+            if a is b:
+                return a
+            return self.decide(cond if a else negate(cond))
+        if a is False or b is True:
+            cond, a, b = negate(cond), b, a
         if b is False:
-            return self.decide(Sym("and", (choice.cond, a)))
+            return self.decide(Sym("and", (cond, a)))
         if a is True:
-            return self.decide(Sym("or", (choice.cond, b)))
-        return self.decide(Sym("or", (negate(choice.cond), a)))
+            return self.decide(Sym("or", (cond, b)))
+        both = Sym("and", (cond, a)), Sym("and", (negate(cond), b))
+        return self.decide(Sym("or", both))
 
     # -- subscripts
 
@@ -795,7 +798,7 @@ class Expressions:
                     isinstance(value, (int, float)) and not isinstance(value, bool)
                 ):
                     bound[name] = Sym("param", (name,), value, inst)
-        elif self.frame is not None and inst is self.frame.inst and self.depth == 1:
+        elif self.frame is not None and inst is self.frame.inst and self.depth == 0:
             for name, value in bound.items():
                 if isinstance(value, Node):
                     self.frame.names.setdefault(value.id, name)

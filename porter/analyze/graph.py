@@ -147,9 +147,7 @@ class Node:
         return node
 
     def inputs(self) -> list["Node"]:
-        return [n.final for n in iter_nodes(self.args)] + [
-            n.final for n in iter_nodes(tuple(self.attrs.values()))
-        ]
+        return [n.final for n in iter_nodes(self.args)]
 
     def __repr__(self) -> str:
         sizes = ",".join("*".join(str(f.size) for f in a) or "1" for a in self.axes)

@@ -394,3 +394,43 @@ def _render_not(inner, name) -> tuple[str, int]:
         sign = {"eq": "!=", "lt": ">=", "in": "not in"}[inner.op]
         return f"{a} {sign} {text(inner.args[1], name, 4)}", 3
     return f"not {text(inner, name, 3)}", 3
+
+
+
+def simplify(x):
+    """An equal expression of fewer parts: sizes multiplied out and cancelled."""
+    inner = unwrap(x)
+    if not isinstance(inner, Sym) or inner.op not in ARITHMETIC:
+        return x
+    atoms: dict = {}
+    _collect_atoms(inner, atoms)
+    p = poly(inner)
+    if len(p) != 1:
+        return x
+    ((monomial, coefficient),) = p.items()
+    if any(atom not in atoms or e.denominator != 1 for atom, e in monomial):
+        return x
+    above: list = [atoms[a] for a, e in monomial if e > 0 for _ in range(int(e))]
+    below: list = [atoms[a] for a, e in monomial if e < 0 for _ in range(int(-e))]
+    if coefficient.denominator != 1:
+        below.append(coefficient.denominator)
+    if coefficient.numerator != 1 or not above:
+        above.insert(0, coefficient.numerator)
+    out = product(above)
+    if below:
+        out = Sym("floordiv", (out, product(below)))
+    return out if _parts(out) < _parts(x) else x
+
+
+def _parts(x) -> int:
+    x = unwrap(x)
+    return 1 + sum(_parts(a) for a in x.args) if isinstance(x, Sym) else 1
+
+
+def _collect_atoms(x, atoms: dict) -> None:
+    x = unwrap(x)
+    if isinstance(x, Sym) and x.op in ARITHMETIC:
+        for arg in x.args:
+            _collect_atoms(arg, atoms)
+    elif isinstance(x, Sym):
+        atoms.setdefault(key(x), x)

@@ -121,8 +121,14 @@ def _random(shapes: dict[str, tuple[int, ...]], seed: int) -> Weights:
     for name, shape in shapes.items():
         noise = torch.randn(shape, generator=generator)
         vector = len(shape) == 1
-        weights[name] = noise * 0.2 + ("norm" in name) if vector else (
-            noise if "embed" in name or "tokens" in name else noise / shape[-1] ** 0.5
+        weights[name] = (
+            noise * 0.2 + ("norm" in name)
+            if vector
+            else (
+                noise
+                if "embed" in name or "tokens" in name
+                else noise / shape[-1] ** 0.5
+            )
         )
     return weights
 
@@ -171,12 +177,15 @@ def rope_logits(
         layer = f"model.layers.{n}."
         y = norm(x, layer + "input_layernorm")
         q, k, v = (
-            linear(y, f"{layer}self_attn.{p}_proj").unflatten(-1, (-1, d)) for p in "qkv"
+            linear(y, f"{layer}self_attn.{p}_proj").unflatten(-1, (-1, d))
+            for p in "qkv"
         )
         y = attention(turn(q), turn(k), v, d**-0.5).flatten(1)
         x = x + linear(y, layer + "self_attn.o_proj")
         y = norm(x, layer + "post_attention_layernorm")
-        y = F.silu(linear(y, layer + "mlp.gate_proj")) * linear(y, layer + "mlp.up_proj")
+        y = F.silu(linear(y, layer + "mlp.gate_proj")) * linear(
+            y, layer + "mlp.up_proj"
+        )
         x = x + linear(y, layer + "mlp.down_proj")
     head = weights.get("lm_head.weight", weights["model.embed_tokens.weight"])
     return F.linear(norm(x, "model.norm"), head)
@@ -203,7 +212,8 @@ def learned_logits(
         block = f"decoder.blocks.{n}."
         y = norm(x, block + "norm_1")
         q, k, v = (
-            linear(y, block + p).unflatten(-1, (-1, d)) for p in ("query", "key", "value")
+            linear(y, block + p).unflatten(-1, (-1, d))
+            for p in ("query", "key", "value")
         )
         sliding = layer_type == "sliding_attention"
         y = attention(

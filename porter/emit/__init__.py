@@ -1,0 +1,1 @@
+"""From the rewritten graph to the text of a vLLM model file."""

@@ -1,0 +1,236 @@
+"""The class with the language-model head, and the containers between it and the layers."""
+
+from typing import Any
+
+from porter.analyze.graph import Node
+from porter.analyze.symbols import same
+from porter.analyze.values import Module
+from porter.emit.classes import ClassSet, Generated, indented
+from porter.emit.constructor import Constructor
+from porter.emit.method import Body, Line
+from porter.emit.scope import ClassScope
+from porter.emit.trunk import Trunk
+from porter.emit.weights import WeightPlan
+from porter.gap import Gap, Refused
+
+_FORWARD = """\
+    def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return self.{child}.embed_input_ids(input_ids)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None,
+        positions: torch.Tensor,
+        intermediate_tensors: IntermediateTensors | None{default},
+        inputs_embeds: torch.Tensor | None = None,
+    ) -> torch.Tensor | IntermediateTensors:
+        return self.{child}(
+            input_ids, positions, intermediate_tensors, inputs_embeds
+        )"""
+
+_LOAD = """\
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
+        loader = AutoWeightsLoader(self)
+        return loader.load_weights({weights}, mapper=self.hf_to_vllm_mapper)"""
+
+_REGROUP = '''\
+    def _split_heads(
+        self, weights: Iterable[tuple[str, torch.Tensor]]
+    ) -> Iterable[tuple[str, torch.Tensor]]:
+        """Stored head by head as query, key, value: all queries first, as QKV has them."""
+        for name, weight in weights:
+            if {test}:
+                heads = weight.unflatten(0, ({count}, 3, -1))
+                weight = heads.transpose(0, 1).flatten(0, 2)
+            yield name, weight'''
+
+
+def container(inst: Module, child: str, made: str, compiled: bool) -> Generated:
+    """A module that only holds the one with the layers."""
+    out = Generated(inst.kind, {"vllm_config"}, {})
+    head = "@support_torch_compile\n" if compiled else ""
+    text = (
+        f"{head}class {inst.kind}(nn.Module):\n"
+        '    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:\n'
+        "        super().__init__()\n"
+        f"        self.{child} = {made}(vllm_config=vllm_config, "
+        f'prefix=f"{{prefix}}.{child}")\n'
+        "        self.make_empty_intermediate_tensors = (\n"
+        f"            self.{child}.make_empty_intermediate_tensors\n        )\n\n"
+        + _FORWARD.format(child=child, default="")
+    )
+    out.lines = [Line(text, [inst.span])]
+    return out
+
+
+class CausalLMWriter:
+    """Writes the root class: head, logits, weights."""
+
+    def __init__(self, classes: ClassSet, trunk: Trunk, plan: WeightPlan, tied: str | None,
+                 checks: list[str]):
+        self.classes, self.trunk, self.plan = classes, trunk, plan
+        self.tied, self.checks = tied, checks
+        self.graph, self.facts = classes.graph, classes.graph.facts
+        self.inst = self.facts.root
+        self.scope = ClassScope(self.inst, self.graph, classes.imports)
+
+    def write(self) -> Generated:
+        made = Generated(self.inst.kind, set(), {})
+        logits = self._compute_logits()
+        span = [self.facts.frame.span]
+        child = self.trunk.inst.path[0]
+        lines = [Line(f"class {self.inst.kind}(nn.Module, SupportsLoRA, SupportsPP, "
+                      "SupportsQuant):", span)]
+        lines += self._attributes() + self._constructor(child)
+        lines.append(Line("\n" + _FORWARD.format(child=child, default=" = None"), span))
+        lines += [Line(""), *logits, Line("")]
+        lines += self._load()
+        made.lines = lines
+        return made
+
+    # -- logits
+
+    def _compute_logits(self) -> list[Line]:
+        frame = self.facts.frame
+        body = Body(self.graph, frame, self.scope)
+        outputs = self.graph.outputs(self.trunk.frame)
+        body.bind(outputs[0], "hidden_states")
+        for node in self.graph.order:
+            if node.op in ("positions", "input_ids"):
+                body.bind(node, node.op)
+        top = self.facts.logits
+        body.plan([top])
+        head = next(n for n in self.graph.order if n.op == "logits")
+        if head is top:
+            body.prepare(top)
+            body.lines[-1].text = body.lines[-1].text.replace("logits = ", "return ", 1)
+        else:
+            name = body.ensure(head)
+            body.line(f"if {name} is None:\n    return None", [head.span])
+            body.line(f"return {body.ensure(top)}")
+        text = "\n".join(line.text for line in body.lines)
+        if "positions" in text or "input_ids" in text:
+            raise Refused([Gap(top.span.file, top.span.line,
+                               "the head reads more than the hidden states")])
+        signature = ("    def compute_logits(self, hidden_states: torch.Tensor) "
+                     "-> torch.Tensor | None:")
+        return [Line(signature, [head.span]),
+                *self.classes.comments.weave(indented(body.lines, 2))]
+
+    # -- class attributes
+
+    def _attributes(self) -> list[Line]:
+        span = [self.facts.frame.span]
+        out: list[Line] = []
+        if self.plan.packed:
+            out.append(Line(f"    packed_modules_mapping = {self.plan.packed!r}", span))
+        vocab = self._embedding_module()
+        head = self._head().attrs["module"]
+        names = {vocab.name: "input_embeddings", head.name: "output_embeddings"}
+        out.append(Line(f"    embedding_modules = {names!r}", span))
+        out.append(Line(f"    hf_to_vllm_mapper = WeightsMapper({self._mapper()})", span))
+        out.append(Line(""))
+        return out
+
+    def _mapper(self) -> str:
+        plan, parts = self.plan, []
+        if plan.ignored:
+            rows = ", ".join(f"re.compile({p!r}): None" for p in plan.ignored)
+            parts.append(f"orig_to_new_regex={{{rows}}}")
+        if plan.stacked:
+            parts.append(f"orig_to_new_stacked={plan.stacked!r}")
+        if plan.prefixes:
+            parts.append(f"orig_to_new_prefix={plan.prefixes!r}")
+        if plan.suffixes:
+            parts.append(f"orig_to_new_suffix={plan.suffixes!r}")
+        return ", ".join(parts)
+
+    def _embedding_module(self) -> Module:
+        return next(n for n in self.graph.order if n.op == "embedding"
+                    and n.args[0].op == "input_ids").attrs["module"]
+
+    def _head(self) -> Node:
+        return next(n for n in self.graph.order if n.op == "logits")
+
+    # -- constructor
+
+    def _constructor(self, child: str) -> list[Line]:
+        scope, span = self.scope, [self.facts.frame.span]
+        writer = _RootConstructor(scope, self.classes)
+        head = self._head()
+        head_module: Module = head.attrs["module"]
+        scope.children.pop(head_module.name, None)
+        kind = self.inst.attrs[child].kind
+        body = ["self.config = config", "self.quant_config = quant_config"]
+        body += self.checks
+        body.append(f"self.{child} = {kind}(vllm_config=vllm_config, "
+                    f'prefix=maybe_prefix(prefix, "{child}"))')
+        layer = writer.module(head_module.name, head_module)
+        body.append("if get_pp_group().is_last_rank:")
+        body.append(f"    self.{head_module.name} = {layer}")
+        if self.tied:
+            body += ["    if config.tie_word_embeddings:",
+                     f"        self.{head_module.name} = self.{head_module.name}"
+                     f".tie_weights(self.{self.tied})"]
+        body += ["else:", f"    self.{head_module.name} = PPMissingLayer()"]
+        extra = writer.write()
+        args = [writer.number(head_module.args["out_features"])]
+        if not same(head.attrs["scale"], 1.0):
+            args.append(f"scale={writer.number(head.attrs['scale'])}")
+        if head.attrs["soft_cap"] is not None:
+            args.append(f"soft_cap={writer.number(head.attrs['soft_cap'])}")
+        body.append(f"self.logits_processor = LogitsProcessor({', '.join(args)})")
+        body.append("self.make_empty_intermediate_tensors = "
+                    f"self.{child}.make_empty_intermediate_tensors")
+        lines = [Line('    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") '
+                      "-> None:", span),
+                 Line("        super().__init__()", span),
+                 Line("        config = vllm_config.model_config.hf_config", span),
+                 Line("        quant_config = vllm_config.quant_config", span)]
+        for text in [*body, *extra]:
+            lines.append(Line("        " + text.replace("\n", "\n        "), span))
+        return lines
+
+    # -- weights
+
+    def _load(self) -> list[Line]:
+        span = [self.facts.frame.span]
+        weights = "self._split_heads(weights)" if self.plan.regroup else "weights"
+        out = [Line(_LOAD.format(weights=weights), span)]
+        if self.plan.regroup:
+            names = [name for name, _ in self.plan.regroup]
+            counts = {count for _, count in self.plan.regroup}
+            if len(counts) != 1:
+                raise Refused([Gap(self.inst.span.file, self.inst.span.line,
+                                   "packed projections with different head counts")])
+            test = " or ".join(f'"{n}" in name' for n in names)
+            count = counts.pop()
+            out += [Line(""), Line(_REGROUP.format(test=test, count=count), span)]
+        return out
+
+
+class _RootConstructor(Constructor):
+    def prefix(self, name: str) -> str:
+        return f'maybe_prefix(prefix, "{name}")'
+
+
+def tied_embedding(classes: ClassSet) -> str | None:
+    """The path of the embedding that the head shares its weight with, where the source
+    declares it in transformers' `_tied_weights_keys`."""
+    facts = classes.graph.facts
+    keys: Any = facts.class_values.get("_tied_weights_keys")
+    head = next(n for n in classes.graph.order if n.op == "logits").attrs["module"]
+    vocab = next(n for n in classes.graph.order if n.op == "embedding"
+                 and n.args[0].op == "input_ids").attrs["module"]
+    name = ".".join(head.path) + ".weight"
+    source = ".".join(vocab.path)
+    if isinstance(keys, dict):
+        if keys.get(name) is None:
+            return None
+        if keys[name] == f"{source}.weight":
+            return source
+        raise Refused([Gap(facts.file.shown, facts.cls.node.lineno,
+                           f"the head is tied to {keys[name]}, not to the embedding")])
+    if isinstance(keys, (list, tuple)) and name in keys:
+        return source
+    return None

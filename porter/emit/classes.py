@@ -1,0 +1,159 @@
+"""Generated classes below the model: one for each of the source's that is still needed."""
+
+import ast
+from dataclasses import dataclass, field
+from typing import Any
+
+from porter.analyze.graph import Frame, Span
+from porter.analyze.values import Config, Module
+from porter.config_class import ConfigClass
+from porter.emit.comments import Comments
+from porter.emit.constructor import Constructor
+from porter.emit.frames import FrameGraph
+from porter.emit.method import Body, Line
+from porter.emit.scope import ClassScope
+from porter.gap import Gap, Refused
+
+_STANDARD = {"cache_config": "CacheConfig | None = None",
+             "quant_config": "QuantizationConfig | None = None", "prefix": 'str = ""'}
+
+
+@dataclass
+class Generated:
+    """A written class. wants: the standard constructor arguments; params: its own."""
+
+    name: str
+    wants: set[str]
+    params: dict[str, Any]
+    lines: list[Line] = field(default_factory=list)
+
+
+class ClassSet:
+    """Writes each class once, children before those that hold them."""
+
+    def __init__(self, graph: FrameGraph, config: ConfigClass, max_position: Any,
+                 comments: Comments):
+        self.graph, self.config, self.max_position = graph, config, max_position
+        self.comments = comments
+        self.imports: set[str] = set()
+        self.made: dict[str, Generated] = {}
+        self.order: list[Generated] = []
+        self.scopes: list[ClassScope] = []
+
+    def generated(self, inst: Module) -> Generated:
+        frames = [f for f in self.graph.frames if f.inst is inst]
+        if not frames:
+            raise Refused([Gap(inst.span.file, inst.span.line,
+                               f"`{inst.kind}` is built but its forward isn't used")])
+        written = [self._write(inst, frame) for frame in frames]
+        known = self.made.get(inst.kind)
+        for each in written:
+            if known is None:
+                known = self.made[inst.kind] = each
+                self.order.append(each)
+            elif _body(each) != _body(known):
+                raise Refused([Gap(inst.span.file, inst.span.line,
+                                   f"`{inst.kind}` is used in ways that need different code",
+                                   "give each use a class of its own")])
+        assert known is not None
+        return known
+
+    def _write(self, inst: Module, frame: Frame) -> Generated:
+        scope = ClassScope(inst, self.graph, self.imports)
+        forward = write_forward(self.graph, frame, scope, self.comments)
+        constructor = Constructor(scope, self)
+        init = constructor.write()
+        self.scopes.append(scope)
+        made = Generated(inst.kind, constructor.wants, constructor.params)
+        made.lines = [Line(f"class {inst.kind}(nn.Module):", [_class_span(inst)])]
+        made.lines += constructor_lines(inst, made, init)
+        made.lines.append(Line(""))
+        made.lines += forward
+        return made
+
+
+def write_forward(graph: FrameGraph, frame: Frame, scope: ClassScope,
+                  comments: Comments) -> list[Line]:
+    body = Body(graph, frame, scope)
+    free = graph.free(frame)
+    parameters = []
+    for node in free:
+        name = parameter_name(node, frame, parameters)
+        body.bind(node, name)
+        parameters.append(name)
+    outputs = graph.outputs(frame)
+    body.plan(outputs)
+    results = [body.ensure(out) for out in outputs]
+    last = body.spans
+    body.line(f"return {', '.join(results)}", last)
+    signature = ", ".join(["self", *(f"{p}: torch.Tensor" for p in parameters)])
+    kind = "torch.Tensor" if len(outputs) == 1 else (
+        f"tuple[{', '.join(['torch.Tensor'] * len(outputs))}]")
+    lines = [Line(f"    def forward({signature}) -> {kind}:", [frame.span])]
+    return lines + comments.weave(indented(body.lines, 2))
+
+
+def parameter_name(node, frame: Frame, taken: list[str]) -> str:
+    from porter.emit.names import hinted
+
+    if node.op in ("positions", "input_ids"):
+        return node.op
+    for name in [*hinted(node, frame), *node.attrs.get("names", []), "hidden_states", "x"]:
+        if name not in taken:
+            return name
+    return f"x_{len(taken)}"
+
+
+def constructor_lines(inst: Module, made: Generated, init: list[str]) -> list[Line]:
+    args = ["self"]
+    if "config" in made.wants:
+        args.append("config")
+    source = parameter_annotations(inst)
+    plain = [p for p in made.params if source.get(p, ("", None))[1] is None]
+    for p in [*plain, *(p for p in made.params if p not in plain)]:
+        annotation, default = source.get(p, ("", None))
+        text = f"{p}: {annotation}" if annotation else p
+        args.append(f"{text} = {default}" if default is not None else text)
+    for name, annotation in _STANDARD.items():
+        if name in made.wants:
+            args.append(f"{name}: {annotation}")
+    span = [_class_span(inst)]
+    lines = [Line(f"    def __init__({', '.join(args)}) -> None:", span),
+             Line("        super().__init__()", span)]
+    return lines + [Line("        " + text.replace("\n", "\n        "), span) for text in init]
+
+
+def parameter_annotations(inst: Module) -> dict[str, tuple[str, str | None]]:
+    """name -> (annotation, default) of the source's constructor, where both are plain."""
+    out: dict[str, tuple[str, str | None]] = {}
+    if inst.cls is None:
+        return out
+    for stmt in inst.cls.node.body:
+        if isinstance(stmt, ast.FunctionDef) and stmt.name == "__init__":
+            args = stmt.args.args
+            padding: list[Any] = [None] * (len(args) - len(stmt.args.defaults))
+            for arg, default in zip(args, [*padding, *stmt.args.defaults], strict=True):
+                kind = ast.unparse(arg.annotation) if arg.annotation else ""
+                if kind not in ("int", "float", "bool", "str", "int | None", "float | None"):
+                    kind = ""
+                shown = ast.unparse(default) if isinstance(default, ast.Constant) else None
+                out[arg.arg] = kind, shown
+    return out
+
+
+def indented(lines: list[Line], levels: int) -> list[Line]:
+    pad = "    " * levels
+    return [Line("\n".join(pad + t for t in ln.text.split("\n")), ln.spans) for ln in lines]
+
+
+def _class_span(inst: Module) -> Span:
+    if inst.cls is not None:
+        return Span(inst.cls.file.shown, inst.cls.node.lineno)
+    return inst.span
+
+
+def _body(made: Generated) -> list[str]:
+    return [line.text for line in made.lines if not line.text.strip().startswith("#")]
+
+
+__all__ = ["ClassSet", "Config", "Generated", "write_forward"]

@@ -1,0 +1,274 @@
+"""The `__init__` of a generated class, written from what its methods refer to."""
+
+from typing import Any
+
+from porter.analyze.graph import Node
+from porter.analyze.symbols import Sym, constant, contains, key, same, simplify, text, unwrap
+from porter.analyze.values import Activation, Choice, Config, Module
+from porter.emit.printing import Printer
+from porter.emit.scope import ClassScope
+from porter.gap import Gap, Refused
+
+_POSITIONAL = {
+    "ColumnParallelLinear": 2, "RowParallelLinear": 2, "ReplicatedLinear": 2,
+    "QKVParallelLinear": 4, "MergedColumnParallelLinear": 2, "RMSNorm": 1,
+    "GemmaRMSNorm": 1, "VocabParallelEmbedding": 2, "ParallelLMHead": 2, "nn.Embedding": 2,
+    "nn.LayerNorm": 1, "nn.RMSNorm": 1, "nn.Linear": 2,
+}  # fmt: skip
+_QUANTIZED = {"ColumnParallelLinear", "RowParallelLinear", "ReplicatedLinear",
+              "QKVParallelLinear", "MergedColumnParallelLinear", "ParallelLMHead",
+              "VocabParallelEmbedding"}
+
+
+class Constructor:
+    """Writes one class's constructor. `wants` says which of the standard arguments it
+    uses: config, cache_config, quant_config, prefix."""
+
+    def __init__(self, scope: ClassScope, classes: Any):
+        self.scope, self.classes = scope, classes
+        self.inst = scope.inst
+        self.imports = scope.imports
+        self.wants: set[str] = set()
+        self.params: dict[str, Any] = {}
+        self.known: dict[Any, str] = {}
+        self.locals: list[str] = []
+        self.uses_layer = False
+        self.lines: list[str] = []
+
+    # -- text of scalars
+
+    def number(self, value, level: int = 0) -> str:
+        return text(simplify(value), self._name, level)
+
+    def _name(self, sym: Sym) -> str | None:
+        named = self.known.get(sym.key)
+        if named is not None:
+            return named
+        if sym.op == "param" and sym.owner is self.inst:
+            inner = unwrap(sym)
+            if isinstance(inner, Sym) and inner.op == "layer":
+                return self._layer()
+            self.params[sym.args[0]] = sym.actual
+            return sym.args[0]
+        inner = unwrap(sym)
+        if isinstance(inner, Sym):
+            if inner.op == "layer":
+                return self._layer()
+            if inner.op in ("field", "or_default", "hasattr"):
+                self.wants.add("config")
+            if inner.op in ("runtime", "rope_scaling"):
+                raise Refused([Gap(self.inst.span.file, self.inst.span.line,
+                                   "a value of the running model is needed to build it")])
+        return None
+
+    def _layer(self) -> str:
+        self.uses_layer = True
+        self.wants.add("prefix")
+        self.imports.add("extract_layer_index")
+        return "layer_idx"
+
+    # -- the parts
+
+    def write(self) -> list[str]:
+        """The statements behind super().__init__()."""
+        scope = self.scope
+        if scope.attends:
+            self._attention_sizes(scope.attends[0])
+        for name, value in scope.attrs.items():
+            if isinstance(value, Sym) and key(value) not in self.known:
+                self.lines.append(f"self.{name} = {self.number(value)}")
+                if constant(value) is None:
+                    self.known[key(value)] = f"self.{name}"
+        for name, child in sorted(scope.children.items(), key=self._order):
+            self._child(name, child)
+        for name, value in scope.attrs.items():
+            if isinstance(value, Activation):
+                self._activation(name, value)
+            elif isinstance(value, Node):
+                self._tensor(name, value)
+        if scope.ropes:
+            self._rope(scope.ropes[0])
+        for attend in scope.attends[:1]:
+            self._attention(attend)
+        if len({a.id for a in scope.attends}) > 1:
+            raise scope.gap(scope.attends[1], "two attentions in one module")
+        if self.uses_layer:
+            self.lines.insert(0, "layer_idx = extract_layer_index(prefix)")
+        return self.lines
+
+    def _order(self, item) -> tuple:
+        """Children in the order in which forward uses them, as collected."""
+        return (list(self.scope.children).index(item[0]),)
+
+    def _attention_sizes(self, attend: Node) -> None:
+        a = attend.attrs
+        self.imports.add("get_tensor_model_parallel_world_size")
+        add = self.lines.append
+        gathers = self.scope.gathers
+        world = "get_tensor_model_parallel_world_size()"
+        if gathers:
+            self.imports.add("get_tensor_model_parallel_rank")
+            add(f"self.tp_size = {world}")
+            add("self.tp_rank = get_tensor_model_parallel_rank()")
+        tp = "self.tp_size" if gathers else "tp_size"
+        if not gathers:
+            add(f"tp_size = {world}")
+        add(f"self.total_num_heads = {self.number(a['num_heads'])}")
+        add(f"self.num_heads = self.total_num_heads // {tp}")
+        self._remember(a["num_heads"], "self.total_num_heads")
+        add(f"self.total_num_kv_heads = {self.number(a['num_kv_heads'])}")
+        add(f"self.num_kv_heads = max(1, self.total_num_kv_heads // {tp})")
+        if "kv" in gathers:
+            add(f"self.num_kv_head_replicas = max(1, {tp} // self.total_num_kv_heads)")
+        if not same(a["num_heads"], a["num_kv_heads"]):
+            self._remember(a["num_kv_heads"], "self.total_num_kv_heads")
+        add(f"self.head_dim = {self.number(a['head_size'])}")
+        self._remember(a["head_size"], "self.head_dim")
+        add("self.q_size = self.num_heads * self.head_dim")
+        add("self.kv_size = self.num_kv_heads * self.head_dim")
+        if not same(a["head_size"], a["head_size_v"]):
+            add(f"self.v_head_dim = {self.number(a['head_size_v'])}")
+            self._remember(a["head_size_v"], "self.v_head_dim")
+            add("self.v_size = self.num_kv_heads * self.v_head_dim")
+
+    def _remember(self, value, name: str) -> None:
+        if constant(value) is None:
+            self.known[key(value)] = name
+
+    # -- children
+
+    def _child(self, name: str, child: Module) -> None:
+        held = self.inst.attrs.get(name)
+        if isinstance(held, Choice) and child in (held.then, held.other):
+            missing = held.other if held.then is child else held.then
+            if missing is not None:
+                raise Refused([Gap(child.span.file, child.span.line,
+                                   f"`{name}` is one of two modules, by the config")])
+            cond = held.cond if held.then is child else Sym("not", (held.cond,))
+            from porter.analyze.symbols import negate
+
+            cond = held.cond if held.then is child else negate(held.cond)
+            self.lines.append(f"if {self.number(cond)}:")
+            self.lines.append(f"    self.{name} = {self.module(name, child)}")
+            self.lines.append("else:")
+            self.lines.append(f"    self.{name} = None")
+            return
+        self.lines.append(f"self.{name} = {self.module(name, child)}")
+
+    def module(self, name: str, child: Module) -> str:
+        """The constructor call of a child module."""
+        if child.replaced is not None and not isinstance(child.replaced, Module):
+            return self._layer_call(name, child.replaced)
+        if child.leaf is not None:
+            return self._torch_call(name, child)
+        return self._class_call(name, child)
+
+    def _layer_call(self, name: str, layer) -> str:
+        if not layer.kind.startswith("nn."):
+            self.imports.add(layer.kind)
+        args = dict(layer.args)
+        if args.get("bias") is False and layer.kind in ("ParallelLMHead",):
+            args.pop("bias")
+        parts = self._args(layer.kind, args)
+        if layer.kind in _QUANTIZED:
+            self.wants |= {"quant_config", "prefix"}
+            parts.append("quant_config=quant_config")
+            parts.append(f"prefix={self.prefix(name)}")
+        return f"{layer.kind}({', '.join(parts)})"
+
+    def prefix(self, name: str) -> str:
+        return f'f"{{prefix}}.{name}"'
+
+    def _args(self, kind: str, args: dict) -> list[str]:
+        parts = []
+        for i, (name, value) in enumerate(args.items()):
+            shown = self._value(value)
+            parts.append(shown if i < _POSITIONAL.get(kind, 0) else f"{name}={shown}")
+        return parts
+
+    def _value(self, value) -> str:
+        if isinstance(value, list) and len(value) > 1 and all(
+            same(v, value[0]) for v in value
+        ):
+            return f"[{self.number(value[0])}] * {len(value)}"
+        return self.number(value)
+
+    def _torch_call(self, name: str, child: Module) -> str:
+        short = child.leaf.rsplit(".", 1)[-1]
+        args = {k: v for i, (k, v) in enumerate(child.args.items())
+                if k in child.given or i < _POSITIONAL.get(f"nn.{short}", 0)}
+        return f"nn.{short}({', '.join(self._args(f'nn.{short}', args))})"
+
+    def _class_call(self, name: str, child: Module) -> str:
+        made = self.classes.generated(child)
+        parts = []
+        for want in ("config",):
+            if want in made.wants:
+                self.wants.add(want)
+                parts.append("config")
+        for param in made.params:
+            parts.append(f"{param}={self.number(child.params[param])}")
+        for want in ("cache_config", "quant_config"):
+            if want in made.wants:
+                self.wants.add(want)
+                parts.append(f"{want}={want}")
+        if "prefix" in made.wants:
+            self.wants.add("prefix")
+            parts.append(f"prefix={self.prefix(name)}")
+        return f"{made.name}({', '.join(parts)})"
+
+    # -- the rest
+
+    def _activation(self, name: str, act: Activation) -> None:
+        fn = "get_act_and_mul_fn" if name in self.scope.fused_acts else "get_act_fn"
+        self.imports.add(fn)
+        self.lines.append(f"self.{name} = {fn}({self.number(act.name)})")
+
+    def _tensor(self, name: str, node: Node) -> None:
+        printer = Printer(self._initial, self.number, self.imports)
+        value = self._initial_text(printer, node.args[0])
+        if node.op == "parameter":
+            self.lines.append(f"self.{name} = nn.Parameter({value})")
+        else:
+            keep = "" if node.attrs.get("persistent", True) else ", persistent=False"
+            self.lines.append(f'self.register_buffer("{name}", {value}{keep})')
+
+    def _initial(self, node: Node, level: int = 0) -> str:
+        printer = Printer(self._initial, self.number, self.imports)
+        body, own = printer.render(node)
+        return f"({body})" if own < level else body
+
+    def _initial_text(self, printer: Printer, node: Node) -> str:
+        if node.op == "phi":
+            raise self.scope.gap(node, "a buffer that depends on the config")
+        return printer.text(node)
+
+    def _rope(self, node: Node) -> None:
+        table = node.attrs["table"]
+        self.imports.add("get_rope")
+        self.wants.add("config")
+        parts = [self.number(node.attrs["head_size"])]
+        parts.append(f"max_position={self.number(self.classes.max_position)}")
+        if table.pairing == "pairs":
+            parts.append("is_neox_style=False")
+        parts.append(f"rope_parameters={self.number(table.parameters)}")
+        self.lines.append(f"self.rotary_emb = get_rope({', '.join(parts)})")
+
+    def _attention(self, attend: Node) -> None:
+        a = attend.attrs
+        self.imports.add("Attention")
+        self.wants |= {"cache_config", "quant_config", "prefix"}
+        parts = ["self.num_heads", "self.head_dim", f"scale={self.number(a['scale'])}",
+                 "num_kv_heads=self.num_kv_heads", "cache_config=cache_config",
+                 "quant_config=quant_config"]
+        if a["soft_cap"] is not None:
+            parts.append(f"logits_soft_cap={self.number(a['soft_cap'])}")
+        if a["window"] is not None:
+            parts.append(f"per_layer_sliding_window={self.number(a['window'])}")
+        if not same(a["head_size"], a["head_size_v"]):
+            parts.append("head_size_v=self.v_head_dim")
+        parts.append(f"prefix={self.prefix('attn')}")
+        self.lines.append(f"self.attn = Attention({', '.join(parts)})")
+
+
+__all__ = ["Config", "Constructor", "contains"]

@@ -1,0 +1,81 @@
+"""What each module's method must contain: its nodes, its calls, what goes in and out."""
+
+from dataclasses import dataclass, field
+
+from porter.analyze.graph import Frame, Loop, Node, dependencies, walk
+from porter.analyze.model import Facts
+
+
+@dataclass(eq=False)
+class Call:
+    """A call of a child module within a frame; its outputs are nodes of the child's."""
+
+    frame: Frame
+    outputs: list[Node] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Repeat:
+    """The loop over the layers within a frame."""
+
+    loop: Loop
+
+
+Item = Node | Call | Repeat
+
+
+class FrameGraph:
+    """The live nodes by frame, and how values cross from frame to frame."""
+
+    def __init__(self, facts: Facts):
+        self.facts = facts
+        self.order = walk([facts.logits])
+        self.position = {n.id: i for i, n in enumerate(self.order)}
+        self.readers: dict[int, list[Node]] = {}
+        for node in self.order:
+            for dep in dependencies(node):
+                self.readers.setdefault(dep.id, []).append(node)
+        self.frames: list[Frame] = []
+        for node in self.order:
+            self._note_frame(node.frame)
+        self._outputs = {id(f): self._find_outputs(f) for f in self.frames}
+        self._free = {id(f): self._find_free(f) for f in self.frames}
+
+    def _note_frame(self, frame: Frame | None) -> None:
+        if frame is None or frame in self.frames:
+            return
+        self._note_frame(frame.parent)
+        self.frames.append(frame)
+
+    def inside(self, node: Node, frame: Frame) -> bool:
+        return node.frame is not None and node.frame.is_inside(frame)
+
+    def _find_outputs(self, frame: Frame) -> list[Node]:
+        out = []
+        for node in self.order:
+            if not self.inside(node, frame):
+                continue
+            readers = self.readers.get(node.id, [])
+            used = any(not self.inside(r, frame) for r in readers)
+            if used or node is self.facts.logits:
+                out.append(node)
+        return out
+
+    def _find_free(self, frame: Frame) -> list[Node]:
+        found: list[Node] = []
+        for node in self.order:
+            if self.inside(node, frame):
+                for dep in dependencies(node):
+                    if not self.inside(dep, frame) and dep not in found:
+                        found.append(dep)
+        found.sort(key=lambda n: (n.op != "input_ids", n.op != "positions"))
+        return found
+
+    def outputs(self, frame: Frame) -> list[Node]:
+        return self._outputs[id(frame)]
+
+    def free(self, frame: Frame) -> list[Node]:
+        return self._free[id(frame)]
+
+    def children(self, frame: Frame) -> list[Frame]:
+        return [f for f in self.frames if f.parent is frame]

@@ -1,0 +1,454 @@
+"""One forward body: schedule a frame's nodes into statements, in the order of their use.
+
+Order follows from the data flow alone (operands first, left to right), so that moving
+statements about in the source changes nothing. A value stands in its reader's expression
+where it is read once and small; layers and calls always get a statement.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from porter.analyze.graph import Frame, Node, Span, dependencies
+from porter.analyze.symbols import Sym, negate, same, unwrap
+from porter.emit.frames import Call, FrameGraph
+from porter.emit.names import hinted, preferred
+from porter.emit.printing import Printer
+
+_STATEMENTS = {
+    "linear", "qkv", "merged_linear", "attend", "norm", "embedding", "rope", "logits",
+    "gather_heads", "shard_heads", "phi", "act_and_mul", "item", "kept",
+}  # fmt: skip
+_INLINE_COST = 6
+Region = tuple[tuple[int, bool], ...]
+
+
+@dataclass
+class Line:
+    """A statement of the output and the places in the source that it comes from."""
+
+    text: str
+    spans: list[Span] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class _Item:
+    """A node, or the call of a child frame, to be scheduled."""
+
+    node: Node | None = None
+    call: Call | None = None
+
+    @property
+    def key(self) -> int:
+        return self.node.id if self.node is not None else -id(self.call.frame)
+
+
+class Body:
+    """Writes statements that compute nodes of one frame; `names` is what is in scope."""
+
+    def __init__(self, graph: FrameGraph, frame: Frame, scope: Any):
+        self.graph, self.frame, self.scope = graph, frame, scope
+        self.lines: list[Line] = []
+        self.called: dict[int, list[str]] = {}  # node id -> names it was given
+        self.holder: dict[str, Node] = {}  # name -> the node it holds now
+        self.emitted: set[int] = set()
+        self.indent = 0
+        self.region: Region = ()
+        self.calls: dict[int, Call] = {}
+        self.readers: dict[int, list[tuple[int, Region]]] = {}
+        self.items: dict[int, _Item] = {}
+        self.cost: dict[int, int] = {}
+        self.stop: set[int] = set()
+        self.reserved: set[str] = set()
+        self.spans: list[Span] = []
+
+    # -- what is to be written
+
+    def bind(self, node: Node, name: str) -> None:
+        """A value that is there under a name: a parameter."""
+        self.hold(node, name)
+        self.stop.add(node.id)
+
+    def plan(self, roots: list[Node]) -> None:
+        """Find the items that the roots need, who reads each, and in which branch."""
+        order: list[_Item] = []
+        seen: set[int] = set()
+
+        def visit(item: _Item) -> None:
+            if item.key in seen:
+                return
+            seen.add(item.key)
+            for dep in self._deps(item):
+                found = self._item(dep)
+                if found is not None:
+                    visit(found)
+            order.append(item)
+
+        for root in roots:
+            found = self._item(root)
+            if found is not None:
+                visit(found)
+        self.readers = {}
+        for root in roots:
+            self.readers.setdefault(root.id, []).append((0, ()))
+        regions: dict[int, Region] = {}
+        for item in reversed(order):
+            outs = item.call.outputs if item.call else self._siblings(item.node)
+            uses = [r for out in outs for _, r in self.readers.get(out.id, [])]
+            regions[item.key] = _common(uses)
+            self._record_reads(item, regions[item.key])
+        self.regions = regions
+        self.items = {i.key: i for i in order}
+
+    def _siblings(self, node: Node) -> list[Node]:
+        return [node]
+
+    def _record_reads(self, item: _Item, region: Region) -> None:
+        node = item.node
+        if node is not None and node.op == "phi":
+            for side, operand in ((True, node.args[1]), (False, node.args[2])):
+                branch = (*region, (node.id, side))
+                self.readers.setdefault(operand.id, []).append((item.key, branch))
+            return
+        for dep in self._deps(item):
+            self.readers.setdefault(dep.id, []).append((item.key, region))
+
+    def _deps(self, item: _Item) -> list[Node]:
+        if item.node is not None and item.node.op in ("buffer", "parameter"):
+            return []  # the constructor makes it
+        if item.call is not None:
+            return self.graph.free(item.call.frame)
+        assert item.node is not None
+        extra = [item.node.attrs["like"].final] if _needs_like(item.node) else []
+        return [*dependencies(item.node), *extra]
+
+    def _item(self, node: Node) -> _Item | None:
+        """The item that makes a node, or None where it comes from outside."""
+        if node.id in self.stop:
+            return None
+        if node.frame is self.frame:
+            found = self.items.get(node.id)
+            if found is None:
+                found = self.items[node.id] = _Item(node=node)
+            return found
+        if self.graph.inside(node, self.frame):
+            child = node.frame.child_of(self.frame)
+            call = self.calls.get(id(child))
+            if call is None:
+                call = Call(child, self.graph.outputs(child))
+                self.calls[id(child)] = call
+            key = -id(child)
+            if key not in self.items:
+                self.items[key] = _Item(call=call)
+            return self.items[key]
+        if node.op in ("buffer", "parameter", "leaf_parameter"):
+            return self.items.setdefault(node.id, _Item(node=node))
+        if node.frame is None and node.op not in ("positions", "input_ids", "mask"):
+            return self.items.setdefault(node.id, _Item(node=node))
+        self.scope.unbound(node, self.frame)
+        return None
+
+    # -- writing
+
+    def line(self, text: str, spans: list[Span] | None = None) -> None:
+        pad = "    " * self.indent
+        body = "\n".join(pad + part for part in text.split("\n"))
+        self.lines.append(Line(body, list(self.spans if spans is None else spans)))
+
+    def printer(self) -> Printer:
+        return Printer(self.operand, self.scope.number, self.scope.imports)
+
+    def operand(self, node: Node, level: int = 0) -> str:
+        """The name of a node, or its expression where it is written in place."""
+        name = self.name(node)
+        self.spans.append(node.span)
+        if name is not None:
+            return name
+        text, own = self.expression(node)
+        self.emitted.add(node.id)
+        return f"({text})" if own < level else text
+
+    def expression(self, node: Node) -> tuple[str, int]:
+        special = self.scope.render(node, self)
+        return special if special is not None else self.printer().render(node)
+
+    def name(self, node: Node) -> str | None:
+        """A name that holds node now, the first that it was given."""
+        for name in self.called.get(node.id, []):
+            if self.holder.get(name) is node:
+                return name
+        return None
+
+    def ensure(self, node: Node) -> str:
+        """Write what is needed for node; return its name or expression."""
+        self.prepare(node)
+        return self.operand(node)
+
+    def prepare(self, node: Node) -> None:
+        """Write the statements that a node's expression reads, then its own if it has one."""
+        if self.name(node) is not None or node.id in self.emitted:
+            return
+        item = self._item(node)
+        if item is None:
+            return
+        if item.call is not None:
+            self._call(item)
+            return
+        if node.op == "phi":
+            self._branch(node)
+            return
+        for dep in self._deps(item):
+            self.prepare(dep)
+        if not self.inline(node) and not self.scope.is_grouped(node):
+            self.statement(node)
+
+    def inline(self, node: Node) -> bool:
+        if node.op in _STATEMENTS or self.scope.is_statement(node):
+            return False
+        if len(self.readers.get(node.id, [])) != 1:
+            return self.scope.is_cheap(node)
+        return self._cost(node) <= _INLINE_COST
+
+    def _cost(self, node: Node) -> int:
+        known = self.cost.get(node.id)
+        if known is None:
+            known = 1
+            for dep in dependencies(node):
+                if dep.frame is self.frame and dep.id not in self.stop:
+                    if dep.op not in _STATEMENTS and len(self.readers.get(dep.id, [])) == 1:
+                        known += self._cost(dep)
+            if known > _INLINE_COST:  # it becomes a statement; to its reader it is a name
+                self.cost[node.id] = known
+                return known
+            self.cost[node.id] = known
+        return known if known <= _INLINE_COST else 0
+
+    def statement(self, node: Node, target: str | None = None) -> None:
+        """Write `name = ...` for a node."""
+        self.spans = [node.span]
+        group = self.scope.group(node, self)
+        if group is not None:
+            text, targets = group
+            spans = self.spans
+            names = [self.take_name(t) if t is not None else "_" for t in targets]
+            self.line(f"{', '.join(names)} = {text}", spans)
+            for t, name in zip(targets, names, strict=True):
+                if t is not None:
+                    self.hold(t, name)
+            return
+        text, _ = self.expression(node)
+        spans = self.spans
+        name = target or self.take_name(node)
+        tail = ", _" if self.scope.returns_bias(node) else ""
+        self.line(f"{name}{tail} = {text}", spans)
+        self.hold(node, name)
+
+    def hold(self, node: Node, name: str) -> None:
+        self.called.setdefault(node.id, []).append(name)
+        self.holder[name] = node
+        self.emitted.add(node.id)
+
+    def _call(self, item: _Item) -> None:
+        call = item.call
+        assert call is not None
+        for dep in self.graph.free(call.frame):
+            self.prepare(dep)
+        self.spans = [call.frame.span]
+        args = [self.operand(d) for d in self.graph.free(call.frame)]
+        text = f"{self.scope.module(call.frame.inst)}({', '.join(args)})"
+        spans = self.spans
+        names = [self.take_name(out) for out in call.outputs]
+        self.line(f"{', '.join(names)} = {text}", spans)
+        for out, name in zip(call.outputs, names, strict=True):
+            self.hold(out, name)
+        self.emitted.add(item.key)
+
+    # -- branches
+
+    def _branch(self, phi: Node) -> None:
+        cond, then, other = phi.args
+        for dep in self._hoisted(phi):
+            self.prepare(dep)
+        self.spans = [phi.span]
+        name = self._phi_name(phi, then, other)
+        spans = self.spans
+        sides = [(True, then), (False, other)]
+        needs = [self._side_needs_code(operand, name) for _, operand in sides]
+        if not needs[0]:
+            cond, sides, needs = negate(cond), sides[::-1], needs[::-1]
+        if not needs[0]:
+            self.hold(phi, name)
+            return
+        self.line(f"if {self.scope.condition(cond, self, sides)}:", spans)
+        for i, (side, operand) in enumerate(sides):
+            if not needs[i]:
+                continue
+            if i:
+                self.line("else:", spans)
+            self._side(phi, side, operand, name)
+        self.hold(phi, name)
+
+    def _side(self, phi: Node, side: bool, operand: Node, name: str) -> None:
+        saved = {k: list(v) for k, v in self.called.items()}, dict(self.holder), self.region
+        self.region = (*self.region, (phi.id, side))
+        self.indent += 1
+        item = self._item(operand)
+        if self.name(operand) is not None:
+            self.spans = []
+            self.line(f"{name} = {self.operand(operand)}")
+        elif item is not None and item.call is not None:
+            self._call(item)
+            given = self.name(operand)
+            if given is not None and given != name:
+                self._rename_last(given, name)
+        elif operand.op == "phi" or self.scope.group(operand, self) is not None:
+            self.prepare(operand)
+            if self.name(operand) != name:
+                self.line(f"{name} = {self.name(operand)}")
+        else:
+            for dep in self._deps(item) if item is not None else []:
+                self.prepare(dep)
+            self.statement(operand, name)
+        self.indent -= 1
+        self.called, self.holder, self.region = saved
+
+    def _rename_last(self, old: str, new: str) -> None:
+        last = self.lines[-1]
+        head, _, tail = last.text.partition(" = ")
+        last.text = head.replace(old, new) + " = " + tail
+
+    def _side_needs_code(self, operand: Node, name: str) -> bool:
+        return self.holder.get(name) is not operand
+
+    def _phi_name(self, phi: Node, then: Node, other: Node) -> str:
+        """The name of an operand that ends here, or a new one."""
+        for operand in (then, other):
+            name = self.name(operand)
+            if name is not None and not self._alive(operand, phi):
+                return name
+        return self.take_name(phi)
+
+    def _hoisted(self, phi: Node) -> list[Node]:
+        """What the branches read that is made before them."""
+        out: list[Node] = []
+        seen: set[int] = set()
+
+        def visit(node: Node) -> None:
+            if node.id in seen:
+                return
+            seen.add(node.id)
+            item = self._item(node)
+            if item is None:
+                return
+            region = self.regions.get(item.key, ())
+            if not any(step[0] == phi.id for step in region):
+                out.append(node)
+                return
+            for dep in self._deps(item):
+                visit(dep)
+
+        visit(phi.args[1])
+        visit(phi.args[2])
+        return out
+
+    # -- names
+
+    def _alive(self, node: Node, phi: Node) -> bool:
+        """Whether a statement yet to come, outside phi and its branches, reads node."""
+        for reader, region in self.readers.get(node.id, []):
+            if reader == phi.id or any(step[0] == phi.id for step in region):
+                continue
+            if reader not in self.emitted and not _exclusive(region, self.region):
+                return True
+        return False
+
+    def take_name(self, node: Node) -> str:
+        """A name for node: the source's, unless it holds a value that is still read."""
+        candidates = preferred(node, self.frame)
+        for name in candidates:
+            if self._free(name, node):
+                return name
+            if self._save(name):
+                return name
+        fallback = self.scope.fallback(node, self)
+        for name in fallback:
+            if self._free(name, node):
+                return name
+        base = (candidates or fallback)[0]
+        number = 2
+        while not self._free(f"{base}_{number}", node):
+            number += 1
+        return f"{base}_{number}"
+
+    def _free(self, name: str, node: Node) -> bool:
+        if name in self.reserved:
+            return False
+        held = self.holder.get(name)
+        if held is None or held is node:
+            return True
+        others = [n for n in self.called.get(held.id, []) if self.holder.get(n) is held]
+        return len(others) > 1 or not self._alive_after(held, node)
+
+    def _alive_after(self, held: Node, node: Node) -> bool:
+        """Whether held is read by anything but the statement that makes node."""
+        keys = {node.id}
+        if self.graph.inside(node, self.frame) and node.frame is not self.frame:
+            keys.add(-id(node.frame.child_of(self.frame)))
+        keys |= self.scope.group_keys(node)
+        for reader, region in self.readers.get(held.id, []):
+            if reader in keys or reader in self.emitted:
+                continue
+            if _exclusive(region, self.region) or self._within(reader, keys):
+                continue
+            return True
+        return False
+
+    def _within(self, reader: int, keys: set[int]) -> bool:
+        """Whether the reader is written in place inside the statement of one of keys."""
+        item = self.items.get(reader)
+        if item is None or item.node is None or not self.inline(item.node):
+            return False
+        users = [r for r, _ in self.readers.get(reader, [])]
+        return bool(users) and all(u in keys or self._within(u, keys) for u in users)
+
+    def _save(self, name: str) -> bool:
+        """Give the value that a name holds its other name: `residual = hidden_states`."""
+        held = self.holder.get(name)
+        if held is None:
+            return False
+        for other in hinted(held, self.frame):
+            if other == name or other in self.reserved:
+                continue
+            current = self.holder.get(other)
+            if current is None or not self._alive_after(current, held):
+                self.line(f"{other} = {name}", [])
+                self.called[held.id].append(other)
+                self.holder[other] = held
+                return True
+        return False
+
+
+def _needs_like(node: Node) -> bool:
+    return node.op == "cast" and node.dtype is None and node.attrs.get("like") is not None
+
+
+def _common(regions: list[Region]) -> Region:
+    if not regions:
+        return ()
+    out = regions[0]
+    for region in regions[1:]:
+        n = 0
+        while n < min(len(out), len(region)) and out[n] == region[n]:
+            n += 1
+        out = out[:n]
+    return out
+
+
+def _exclusive(a: Region, b: Region) -> bool:
+    """Whether two places are on different sides of one condition."""
+    for x, y in zip(a, b, strict=False):
+        if x != y:
+            return x[0] == y[0]
+    return False
+
+
+__all__ = ["Body", "Line", "Sym", "same", "unwrap"]

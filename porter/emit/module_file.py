@@ -1,0 +1,159 @@
+"""The whole file: header, imports, classes in order, formatted; and where lines are from."""
+
+import ast
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from porter.analyze.model import Facts
+from porter.analyze.symbols import config_field, describe
+from porter.analyze.values import Module
+from porter.emit.causal_lm import CausalLMWriter, container, tied_embedding
+from porter.emit.classes import ClassSet, Generated
+from porter.emit.comments import Comments
+from porter.emit.frames import FrameGraph
+from porter.emit.imports import import_block
+from porter.emit.method import Line
+from porter.emit.rope_checks import rope_check
+from porter.emit.trunk import Trunk, TrunkWriter
+from porter.emit.weights import WeightPlan, plan_weights
+from porter.gap import CannotRun
+
+
+@dataclass
+class Emitted:
+    """text: the formatted file; origins: line of text -> [(source file, line)]."""
+
+    text: str
+    origins: dict[int, list[tuple[str, int]]]
+    classes: list[str]
+    weights: WeightPlan
+    tied: str | None
+
+
+def emit(facts: Facts, header: str) -> Emitted:
+    graph = FrameGraph(facts)
+    trunk = Trunk(graph)
+    fields = facts.config
+    position = config_field(("config",), fields.canonical("max_position_embeddings"))
+    comments = Comments(list(facts.sources.files.values()))
+    classes = ClassSet(graph, fields, position, comments)
+    tied = tied_embedding(classes)
+    chain = _chain(facts.root, trunk.inst)
+    writer = TrunkWriter(classes, trunk, tied is not None, compiled=len(chain) == 1)
+    body = writer.write()
+    parts: list[Generated] = [*classes.order, body]
+    made = body.name
+    for i, inst in reversed(list(enumerate(chain[:-1]))):
+        holder = container(inst, chain[i + 1].name, made, compiled=i == 0)
+        parts.append(holder)
+        made = holder.name
+    scopes = [*classes.scopes, writer.scope]
+    plan = plan_weights(facts, graph, scopes)
+    tables = [r.attrs["table"] for s in scopes for r in s.ropes]
+    checks, functions = _rope_checks(tables, position)
+    root = CausalLMWriter(classes, trunk, plan, tied, checks)
+    parts.append(root.write())
+    raw = _join(functions, parts)
+    text = "\n".join(line.text for line in raw)
+    imports = import_block(text)
+    doc = f'"""Inference-only {facts.cls.name} for vLLM."""'
+    whole = f"{header}\n{doc}\n\n{imports}\n\n\n{text}\n"
+    formatted = format_text(whole)
+    origins = trace_lines(whole, formatted, raw, whole[: whole.index(text)].count("\n"))
+    return Emitted(formatted, origins, [p.name for p in parts], plan, tied)
+
+
+def _chain(root: Module, inst: Module) -> list[Module]:
+    """The modules from the root's child down to the one with the layers."""
+    chain: list[Module] = []
+    current: Module | None = inst
+    while current is not None and current is not root:
+        chain.insert(0, current)
+        current = current.owner
+    return chain
+
+
+def _rope_checks(tables: list[Any], position) -> tuple[list[str], list[str]]:
+    if not tables:
+        return [], []
+    table = tables[0]
+    call = (f"check_rope({describe(table.parameters)}, {describe(position)}, "
+            "vllm_config.model_config.max_model_len)")
+    text = rope_check(table.partial, table.pairing == "pairs")
+    return [call], [text]
+
+
+def _join(functions: list[str], parts: list[Generated]) -> list[Line]:
+    lines: list[Line] = []
+    for text in functions:
+        lines += [Line(text), Line("\n")]
+    for part in parts:
+        lines += [*part.lines, Line("\n")]
+    return lines
+
+
+def format_text(text: str) -> str:
+    """ruff's formatter, with the defaults (88 columns).
+
+    Raises CannotRun where ruff is missing or the text isn't Python (a fault of porter's).
+    """
+    ruff = _ruff()
+    args = [ruff, "format", "--isolated", "--line-length", "88", "-"]
+    done = subprocess.run(args, input=text, capture_output=True, text=True)
+    if done.returncode:
+        raise CannotRun(f"the generated file can't be formatted: {done.stderr.strip()}")
+    return done.stdout
+
+
+def _ruff() -> str:
+    beside = Path(sys.executable).parent / "ruff"
+    found = str(beside) if beside.exists() else shutil.which("ruff")
+    if found is None:
+        raise CannotRun("ruff isn't installed: pip install ruff")
+    return found
+
+
+def trace_lines(raw: str, formatted: str, lines: list[Line], offset: int):
+    """Formatted line -> source places. Formatting keeps the statements and their order, so
+    the n-th statement of one text is the n-th of the other."""
+    places: dict[int, list[tuple[str, int]]] = {}
+    at = offset + 1
+    for line in lines:
+        for i in range(line.text.count("\n") + 1):
+            places[at + i] = [(s.file, s.line) for s in line.spans]
+        at += line.text.count("\n") + 1
+    origins: dict[int, list[tuple[str, int]]] = {}
+    pairs = zip(_statements(raw), _statements(formatted), strict=True)
+    for old, new in pairs:
+        found = places.get(old.lineno)
+        if found:
+            end = _head_end(new)
+            for number in range(new.lineno, end + 1):
+                origins[number] = found
+    return origins
+
+
+def _statements(text: str) -> list[ast.stmt]:
+    found: list[ast.stmt] = []
+
+    def visit(body) -> None:
+        for stmt in body:
+            found.append(stmt)
+            for name in ("body", "orelse"):
+                inner = getattr(stmt, name, None)
+                if isinstance(inner, list):
+                    visit(inner)
+
+    visit(ast.parse(text).body)
+    return found
+
+
+def _head_end(stmt: ast.stmt) -> int:
+    body = getattr(stmt, "body", None)
+    if isinstance(body, list) and body:
+        return max(stmt.lineno, body[0].lineno - 1)
+    return stmt.end_lineno or stmt.lineno

@@ -1,0 +1,38 @@
+"""Where vLLM's rope differs from transformers' by the config's values, the port stops.
+
+Which rope types and parameters vLLM 0.32 computes otherwise was measured against
+transformers' ROPE_INIT_FUNCTIONS; the table stands in docs/rope.md.
+"""
+
+_CHECK = '''\
+def check_rope(rope_parameters: dict, max_position: int, max_model_len: int) -> None:
+    """Stop where vLLM's rope doesn't compute what the original model does."""
+    rope_type = rope_parameters["rope_type"]
+    if rope_type not in {types}:
+        raise ValueError(f"rope type {{rope_type!r}} isn't supported")
+{partial}    if rope_type == "dynamic" and max_model_len > max_position:
+        raise ValueError(
+            f"dynamic rope is exact up to {{max_position}} tokens: lower max_model_len"
+        )
+    if rope_type == "longrope":
+        original = rope_parameters["original_max_position_embeddings"]
+        factor = rope_parameters.get("factor") or max_position / original
+        if max_model_len > original:
+            raise ValueError(
+                f"longrope is exact up to {{original}} tokens: lower max_model_len"
+            )
+        if factor != max_position / original or rope_parameters.get("attention_factor"):
+            raise ValueError("longrope with its own factor isn't supported")'''
+
+_PARTIAL = """\
+    if rope_parameters.get("partial_rotary_factor", 1.0) != 1.0:
+        raise ValueError("the original model rotates the whole head")
+"""
+_TYPES = '("default", "linear", "dynamic", "yarn", "llama3", "longrope")'
+_PAIR_TYPES = '("default", "linear", "dynamic", "yarn", "llama3")'
+
+
+def rope_check(partial: bool, pairs: bool) -> str:
+    """The text of the check, for a source that rotates part of the head or all of it."""
+    return _CHECK.format(types=_PAIR_TYPES if pairs else _TYPES,
+                         partial="" if partial else _PARTIAL)

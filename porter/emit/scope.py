@@ -1,0 +1,276 @@
+"""What a generated class refers to: children, attributes, parameters and imports.
+
+Writing the forward body collects them; the constructor is then written from them.
+"""
+
+from typing import Any
+
+from porter.analyze.graph import Frame, Node, walk
+from porter.analyze.symbols import Sym, key, negate, same, simplify, text, unwrap
+from porter.analyze.values import Activation, Choice, Config, Module
+from porter.emit.frames import FrameGraph
+from porter.gap import Gap, Refused
+
+_LAYER_CALLS = {"linear", "qkv", "merged_linear", "norm", "embedding"}
+
+
+class ClassScope:
+    """Collects what one class needs while its methods are written."""
+
+    def __init__(self, inst: Module, graph: FrameGraph, imports: set[str]):
+        self.inst, self.graph, self.imports = inst, graph, imports
+        self.children: dict[str, Module] = {}
+        self.attrs: dict[str, Any] = {}  # name -> Sym | Activation | Node
+        self.fused_acts: set[str] = set()
+        self.attends: list[Node] = []
+        self.ropes: list[Node] = []
+        self.gathers: set[str] = set()
+        self.logits: Node | None = None
+
+    def gap(self, node: Node, what: str, advice: str = "") -> Refused:
+        return Refused([Gap(node.span.file, node.span.line, what, advice)])
+
+    # -- scalars
+
+    def number(self, value, level: int = 0) -> str:
+        return text(simplify(value), self._name, level)
+
+    def _name(self, sym: Sym) -> str | None:
+        if sym.op == "attr" and sym.owner is self.inst:
+            return self._attribute(sym.args[0], sym)
+        inner = unwrap(sym)
+        if not isinstance(inner, Sym):
+            return repr(inner) if not isinstance(inner, (tuple, list)) else None
+        if inner.op in ("runtime",):
+            raise Refused([Gap(self.inst.span.file, self.inst.span.line,
+                               "a size of the batch is used as a number",
+                               "vLLM's batches have no such axes")])
+        for name, value in self.inst.attrs.items():
+            if isinstance(value, Sym) and value.key == inner.key:
+                return self._attribute(name, value)
+        if inner.op == "layer":
+            return self._attribute("layer_idx", inner)
+        if inner.op == "field":
+            return self._attribute(inner.args[1], inner)
+        if inner.op in ("item", "get", "call", "or_default", "hasattr", "ifexp",
+                        "rope_scaling"):
+            return self._attribute(_invented(inner), inner)
+        return None
+
+    def _attribute(self, name: str, value) -> str:
+        known = self.attrs.get(name)
+        if known is not None and not (isinstance(known, Sym) and same(known, value)):
+            raise Refused([Gap(self.inst.span.file, self.inst.span.line,
+                               f"two values would both be called self.{name}")])
+        self.attrs[name] = value
+        return f"self.{name}"
+
+    # -- modules
+
+    def module(self, inst: Module) -> str:
+        """`self.a.b` for a module below this one; it becomes a child."""
+        names: list[str] = []
+        current: Module | None = inst
+        while current is not None and current is not self.inst:
+            names.insert(0, current.name)
+            owner = current.owner
+            if owner is self.inst:
+                self.children.setdefault(current.name, current)
+            elif owner is not None and owner.leaf is None and not self._reachable(owner):
+                break
+            current = owner
+        if current is not self.inst:
+            raise Refused([Gap(inst.span.file, inst.span.line,
+                               f"`{inst.name}` is used outside the module that holds it")])
+        return "self." + ".".join(names)
+
+    def _reachable(self, owner: Module) -> bool:
+        while owner is not None and owner is not self.inst:
+            owner = owner.owner  # type: ignore[assignment]
+        return owner is self.inst
+
+    # -- nodes with a form of their own
+
+    def render(self, node: Node, body) -> tuple[str, int] | None:
+        text_ = self._special(node, body)
+        return None if text_ is None else (text_, 9)
+
+    def _special(self, node: Node, body) -> str | None:
+        op = node.op
+        if op in _LAYER_CALLS:
+            return f"{self.module(node.attrs['module'])}({body.operand(node.args[0])})"
+        if op in ("act", "act_and_mul"):
+            name = self.activation(node, fused=op == "act_and_mul")
+            return f"self.{name}({body.operand(node.args[0])})"
+        if op == "attend":
+            self.attends.append(node)
+            return f"self.attn({', '.join(body.operand(a) for a in node.args)})"
+        if op == "rope":
+            self._rope(node)
+            args = ", ".join(body.operand(a) for a in node.args)
+            return f"self.rotary_emb({args})[0]"
+        if op == "rope_rows":
+            self._rope(node)
+            return f"self.rotary_emb.cos_sin_cache[{body.operand(node.args[0])}]"
+        if op == "gather_heads":
+            return self._gather(node, body)
+        if op == "shard_heads":
+            return self._shard(node, body)
+        if op == "logits":
+            self.logits = node
+            head = self.module(node.attrs["module"])
+            return f"self.logits_processor({head}, {body.operand(node.args[0])})"
+        if op in ("parameter", "buffer"):
+            return f"self.{self._tensor(node)}"
+        if op == "leaf_parameter":
+            return f"{self.module(node.attrs['module'])}.{node.attrs['name']}"
+        return None
+
+    def _tensor(self, node: Node) -> str:
+        slot = node.attrs.get("slot")
+        if slot is None:
+            raise self.gap(node, "a parameter without a name")
+        owner, name = slot
+        if owner is not self.inst:
+            if node.op == "parameter":
+                raise self.gap(node, "a parameter of another module is used here")
+            if name in self.inst.attrs and self.inst.attrs[name] is not node:
+                name = f"{owner.name}_{name}"
+        self.attrs[name] = node
+        return name
+
+    def activation(self, node: Node, fused: bool) -> str:
+        """The attribute that holds the activation; made where the source has none."""
+        act = node.attrs.get("activation")
+        name = next((n for n, v in self.inst.attrs.items() if v is act and act), "act_fn")
+        value = act or Activation(node.attrs["name"], node.span)
+        known = self.attrs.get(name)
+        if known is not None and known is not value:
+            if not (isinstance(known, Activation) and same(known.name, value.name)):
+                raise self.gap(node, "two activations in one module")
+            if (name in self.fused_acts) is not fused:
+                raise self.gap(node, "an activation is used both fused and plain")
+            return name
+        self.attrs[name] = value
+        if fused:
+            self.fused_acts.add(name)
+        return name
+
+    def _rope(self, node: Node) -> None:
+        for known in self.ropes:
+            if known.attrs["table"].same_as(node.attrs["table"]):
+                return
+        if self.ropes:
+            raise self.gap(node, "two rotary embeddings in one module")
+        self.ropes.append(node)
+
+    def _gather(self, node: Node, body) -> str:
+        self.imports.add("tensor_model_parallel_all_gather")
+        x = body.operand(node.args[0], 9)
+        full = f"tensor_model_parallel_all_gather({x}.contiguous())"
+        self.gathers.add(node.attrs["kind"])
+        if node.attrs["kind"] == "q":
+            return full
+        step = "self.num_kv_head_replicas"
+        return f"{full}.unflatten(-1, (-1, self.kv_size))[:, ::{step}].flatten(1)"
+
+    def _shard(self, node: Node, body) -> str:
+        x = body.operand(node.args[0], 9)
+        if node.attrs["kind"] == "q":
+            return f"{x}.chunk(self.tp_size, dim=-1)[self.tp_rank]"
+        part = "self.tp_rank // self.num_kv_head_replicas"
+        return f"{x}.unflatten(-1, (-1, self.kv_size))[:, {part}]"
+
+    # -- scheduling questions
+
+    def is_statement(self, node: Node) -> bool:
+        return node.op == "rope_rows"
+
+    def is_cheap(self, node: Node) -> bool:
+        return node.op in ("parameter", "buffer", "leaf_parameter")
+
+    def is_grouped(self, node: Node) -> bool:
+        """A node of several results, written where they are unpacked."""
+        return node.op == "rope" and len(node.args) > 2
+
+    def group(self, node: Node, body) -> tuple[str, list[Node | None]] | None:
+        if node.op != "item":
+            return None
+        parent = node.args[0]
+        count = 3 if parent.op == "qkv" else len(parent.args) - 1
+        targets: list[Node | None] = [None] * count
+        for reader in self.graph.readers.get(parent.id, []):
+            if reader.op == "item":
+                targets[reader.args[1]] = reader
+        if parent.op == "qkv":
+            sizes = ["self.q_size", "self.kv_size", self._v_size(parent)]
+            out = f"{body.operand(parent)}.split([{', '.join(sizes)}], dim=-1)"
+        else:
+            self._rope(parent)
+            body.emitted.add(parent.id)
+            args = ", ".join(body.operand(a) for a in parent.args)
+            out = f"self.rotary_emb({args})"
+        return out, targets
+
+    def _v_size(self, parent: Node) -> str:
+        attrs = parent.attrs["sizes"]
+        equal = same(attrs["head_size"], attrs["head_size_v"])
+        return "self.kv_size" if equal else "self.v_size"
+
+    def group_keys(self, node: Node) -> set[int]:
+        if node.op != "item":
+            return set()
+        parent = node.args[0]
+        keys = {parent.id} if parent.op == "rope" else set()
+        return keys | {r.id for r in self.graph.readers.get(parent.id, []) if r.op == "item"}
+
+    def returns_bias(self, node: Node) -> bool:
+        if node.op in ("qkv", "merged_linear"):
+            return True
+        return node.op == "linear"
+
+    def condition(self, cond, body, sides) -> str:
+        """A branch's test: `self.x is not None` where x is what the branch calls."""
+        wanted = unwrap(cond)
+        called = {id(n.attrs.get("module")) for _, operand in sides for n in
+                  walk([operand]) if n.frame is body.frame}
+        for name, value in self.inst.attrs.items():
+            if not (isinstance(value, Choice) and None in (value.then, value.other)):
+                continue
+            child = value.then if value.other is None else value.other
+            if id(child) not in called:
+                continue
+            there = value.cond if value.other is None else negate(value.cond)
+            if key(there) == key(wanted):
+                return f"self.{name} is not None"
+            if key(negate(there)) == key(wanted):
+                return f"self.{name} is None"
+        return self.number(wanted)
+
+    def fallback(self, node: Node, body) -> list[str]:
+        role = node.attrs.get("role_name")
+        main = [body.name(n) for n in self.graph.free(body.frame)
+                if n.op not in ("positions", "input_ids")]
+        names = [role, *main, "output", "x"]
+        return [n for n in names if n]
+
+    def unbound(self, node: Node, frame: Frame) -> None:
+        raise self.gap(node, f"`{node.op}` isn't within reach of {frame.inst.kind}")
+
+
+def _invented(sym: Sym) -> str:
+    """A name for a config expression that the source gives none."""
+    if sym.op == "item" and isinstance(sym.args[1], str):
+        return sym.args[1]
+    for arg in sym.args:
+        inner = unwrap(arg)
+        if isinstance(inner, Sym) and inner.op == "field":
+            return inner.args[1]
+        if isinstance(inner, Sym):
+            return _invented(inner)
+        if isinstance(inner, str) and sym.op == "or_default":
+            return inner
+    return "value"
+
+
+__all__ = ["ClassScope", "Config"]

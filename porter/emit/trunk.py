@@ -1,0 +1,384 @@
+"""The model class with the loop over the layers, cut for pipeline stages."""
+
+from porter.analyze.graph import Frame, Loop, Node, axis_size, walk
+from porter.analyze.symbols import Sym, negate, same
+from porter.analyze.values import Choice, Module
+from porter.emit.classes import ClassSet, Generated, indented, parameter_name
+from porter.emit.constructor import Constructor
+from porter.emit.frames import FrameGraph
+from porter.emit.method import Body, Line
+from porter.emit.names import hinted
+from porter.emit.scope import ClassScope
+from porter.gap import Gap, Refused
+from porter.transforms.matching import is_op
+
+_FORWARD = """\
+    def forward(
+        self,
+        input_ids: torch.Tensor | None,
+        positions: torch.Tensor,
+        intermediate_tensors: IntermediateTensors | None,
+        inputs_embeds: torch.Tensor | None = None,
+    ) -> torch.Tensor | IntermediateTensors:"""
+
+
+class TrunkScope(ClassScope):
+    """The scope of the class that holds the layers: inside the loop one is `layer`."""
+
+    def __init__(self, inst, graph, imports, loop: Loop):
+        super().__init__(inst, graph, imports)
+        self.loop = loop
+
+    def module(self, inst: Module) -> str:
+        if inst is self.loop.modules.element:
+            return "layer"
+        return super().module(inst)
+
+
+class Trunk:
+    """Facts about the loop and the values that cross it."""
+
+    def __init__(self, graph: FrameGraph):
+        self.graph = graph
+        loops = []
+        for node in graph.order:
+            if node.op == "loop_exit" and node.attrs["loop"] not in loops:
+                loops.append(node.attrs["loop"])
+        if len(loops) != 1:
+            top = graph.facts.logits
+            raise Refused([Gap(top.span.file, top.span.line,
+                               f"{len(loops)} loops over layers in the forward",
+                               "a decoder has one list of layers that is run through")])
+        self.loop: Loop = loops[0]
+        self.frame: Frame = self.loop.frame
+        self.inst: Module = self.frame.inst
+        rows = [tuple(n.final for n in row) for row in self.loop.carried]
+        live = {n.id for n in graph.order}
+        self.carried = [row for row in rows if row[3].id in live]
+        self.embedding = self._embedding()
+        self.inside = self._loop_nodes()
+        self.invariant = self._invariants()
+
+    def _embedding(self) -> Node:
+        found = [n for n in self.graph.order
+                 if n.op == "embedding" and is_op(n.args[0], "input_ids")]
+        if len(found) != 1 or found[0].frame is not self.frame:
+            span = self.frame.span
+            raise Refused([Gap(span.file, span.line,
+                               "the tokens' embedding isn't in the class that runs the layers")])
+        node = found[0]
+        cls = node.attrs["module"].cls
+        if cls is None:
+            return node
+        first, last = cls.node.lineno, cls.node.end_lineno
+        while True:
+            readers = self.graph.readers.get(node.id, [])
+            inside = [r for r in readers if r.span.file == cls.file.shown
+                      and first <= r.span.line <= last]
+            if len(inside) != 1 or len(readers) != 1:
+                return node
+            node = inside[0]
+
+    def _loop_nodes(self) -> set[int]:
+        """Nodes that the body computes: they depend on what a layer makes or is given."""
+        stop = {row[0].id for row in self.carried}
+        inside: set[int] = set()
+        for node in walk([row[2] for row in self.carried]):
+            from porter.analyze.graph import dependencies
+
+            if node.loop is self.loop or node.id in stop or any(
+                d.id in inside or d.id in stop for d in dependencies(node)
+            ):
+                inside.add(node.id)
+        return inside
+
+    def _invariants(self) -> list[Node]:
+        """Values from before the loop that the layers, or what follows them, read."""
+        inits = {row[1].id for row in self.carried}
+        exits = {row[3].id for row in self.carried}
+        found: list[Node] = []
+        for node in self.graph.order:
+            if node.id not in self.inside and not self._after(node, exits):
+                continue
+            from porter.analyze.graph import dependencies
+
+            for dep in dependencies(node):
+                before = dep.id not in self.inside and not self._after(dep, exits)
+                carried_only = node.op == "loop_exit"
+                if before and not carried_only and dep.frame is not None:
+                    if self.graph.inside(dep, self.frame) and dep not in found:
+                        if not _constant_tensor(dep):
+                            found.append(dep)
+        del inits
+        return found
+
+    def _after(self, node: Node, exits: set[int]) -> bool:
+        return node.id in exits or any(n.id in exits for n in walk([node]))
+
+
+def _constant_tensor(node: Node) -> bool:
+    return node.op in ("parameter", "buffer", "leaf_parameter")
+
+
+def depends_on_tokens(node: Node) -> bool:
+    return any(n.op == "input_ids" for n in walk([node]))
+
+
+class TrunkWriter:
+    def __init__(self, classes: ClassSet, trunk: Trunk, tied: bool, compiled: bool):
+        self.classes, self.trunk, self.tied, self.compiled = classes, trunk, tied, compiled
+        self.graph = classes.graph
+        self.scope = TrunkScope(trunk.inst, self.graph, classes.imports, trunk.loop)
+        self.first: set[str] = set()
+        self.last: set[str] = set()
+        self.lines: list[Line] = []
+
+    def write(self) -> Generated:
+        embed = self._embed()
+        forward = self._forward()
+        init = self._constructor()
+        name = self.trunk.inst.kind
+        made = Generated(name, {"vllm_config"}, {})
+        span = [self.trunk.frame.span]
+        if self.compiled:
+            made.lines.append(Line("@support_torch_compile", span))
+        made.lines.append(Line(f"class {name}(nn.Module):", span))
+        made.lines += init + [Line("")] + embed + [Line("")] + forward
+        return made
+
+    # -- forward
+
+    def _body(self) -> Body:
+        body = Body(self.graph, self.trunk.frame, self.scope)
+        body.reserved = {"self", "layer", "intermediate_tensors"}
+        for node in self.graph.order:
+            if node.op in ("positions", "input_ids"):
+                body.bind(node, node.op)
+        return body
+
+    def _embed(self) -> list[Line]:
+        body = self._body()
+        body.plan([self.trunk.embedding])
+        text = body.ensure(self.trunk.embedding)
+        if body.lines and body.lines[-1].text.startswith(f"{text} = "):
+            body.lines[-1].text = body.lines[-1].text.replace(f"{text} = ", "return ", 1)
+        else:
+            body.line(f"return {text}")
+        self.first |= set(self.scope.children)
+        head = "    def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:"
+        return [Line(head, [self.trunk.embedding.span]), *indented(body.lines, 2)]
+
+    def _carried_names(self) -> list[str]:
+        names: list[str] = []
+        for entry, _, _, exit_ in self.trunk.carried:
+            options = [*hinted(entry, self.trunk.frame), *hinted(exit_, self.trunk.frame),
+                       "hidden_states"]
+            names.append(next(o for o in options if o not in names))
+        return names
+
+    def _forward(self) -> list[Line]:
+        trunk = self.trunk
+        names = self._carried_names()
+        invariant_names = self._name_invariants(names)
+        shared = [n for n in trunk.invariant if not depends_on_tokens(n)]
+        staged = [n for n in trunk.invariant if depends_on_tokens(n)]
+        out = [Line(_FORWARD, [trunk.frame.span])]
+        out += self._shared(shared, invariant_names)
+        out += self._first_stage(names, staged, invariant_names, shared)
+        out += self._loop(names, invariant_names)
+        self.keys = {**dict(zip([id(r[3]) for r in trunk.carried], names, strict=True)),
+                     **{n.id: invariant_names[n.id] for n in staged}}
+        keys = ", ".join(f'"{n}": {n}' for n in self.keys.values())
+        out += indented([
+            Line("if not get_pp_group().is_last_rank:", [trunk.frame.span]),
+            Line(f"    return IntermediateTensors({{{keys}}})", [trunk.frame.span]),
+        ], 2)
+        out += self._last_stage(names, invariant_names)
+        return out
+
+    def _name_invariants(self, taken: list[str]) -> dict[int, str]:
+        out: dict[int, str] = {}
+        used = [*taken, "positions", "input_ids", "inputs_embeds"]
+        for node in self.trunk.invariant:
+            out[node.id] = parameter_name(node, self.trunk.frame, used)
+            used.append(out[node.id])
+        return out
+
+    def _shared(self, shared: list[Node], names: dict[int, str]) -> list[Line]:
+        """What depends on the positions alone is computed on every stage."""
+        if not shared:
+            return []
+        body = self._body()
+        body.plan(shared)
+        for node in shared:
+            self._compute(body, node, names[node.id])
+        return self.classes.comments.weave(indented(body.lines, 2))
+
+    def _compute(self, body: Body, node: Node, name: str) -> None:
+        text = body.ensure(node)
+        if text != name:
+            body.line(f"{name} = {text}", [node.span])
+            body.hold(node, name)
+
+    def _first_stage(self, names, staged, invariant_names, shared) -> list[Line]:
+        trunk, body = self.trunk, self._body()
+        before = set(self.scope.children)
+        for node in shared:
+            body.bind(node, invariant_names[node.id])
+        body.bind(trunk.embedding, "inputs_embeds")
+        inits = [row[1] for row in trunk.carried]
+        body.plan([*staged, *inits])
+        for node in staged:
+            self._compute(body, node, invariant_names[node.id])
+        for init, name in zip(inits, names, strict=True):
+            self._compute(body, init, name)
+        self.first |= set(self.scope.children) - before
+        span = [trunk.frame.span]
+        lines = [
+            Line("if get_pp_group().is_first_rank:", span),
+            Line("    if inputs_embeds is None:", span),
+            Line("        inputs_embeds = self.embed_input_ids(input_ids)", span),
+            *self.classes.comments.weave(indented(body.lines, 1)),
+            Line("else:", span),
+            Line("    assert intermediate_tensors is not None", span),
+        ]
+        for name in [*names, *(invariant_names[n.id] for n in staged)]:
+            lines.append(Line(f'    {name} = intermediate_tensors["{name}"]', span))
+        return indented(lines, 2)
+
+    def _loop(self, names, invariant_names) -> list[Line]:
+        trunk, body = self.trunk, self._body()
+        for node in trunk.invariant:
+            body.bind(node, invariant_names[node.id])
+        for (entry, _, _, _), name in zip(trunk.carried, names, strict=True):
+            body.bind(entry, name)
+        results = [row[2] for row in trunk.carried]
+        before = set(self.scope.children)
+        body.plan(results)
+        for result, name in zip(results, names, strict=True):
+            self._compute(body, result, name)
+        if set(self.scope.children) - before:
+            span = trunk.loop.span
+            raise Refused([Gap(span.file, span.line,
+                               "the loop over layers uses a module beside the layers")])
+        layers = trunk.loop.modules.name
+        end = "self.end_layer"
+        if trunk.loop.stop is not None:
+            stop = self.scope.number(trunk.loop.stop)
+            end = f"min(self.end_layer, {stop})"
+        head = f"for layer in islice(self.{layers}, self.start_layer, {end}):"
+        lines = [Line(head, [trunk.loop.span]),
+                 *self.classes.comments.weave(indented(body.lines, 1))]
+        return indented(lines, 2)
+
+    def _last_stage(self, names, invariant_names) -> list[Line]:
+        trunk, body = self.trunk, self._body()
+        for node in trunk.invariant:
+            body.bind(node, invariant_names[node.id])
+        for (_, _, _, exit_), name in zip(trunk.carried, names, strict=True):
+            body.bind(exit_, name)
+        outputs = self.graph.outputs(trunk.frame)
+        if len(outputs) != 1:
+            span = trunk.frame.span
+            raise Refused([Gap(span.file, span.line, "the model gives its head several values")])
+        before = set(self.scope.children)
+        body.plan(outputs)
+        body.line(f"return {body.ensure(outputs[0])}")
+        self.last = set(self.scope.children) - before
+        return self.classes.comments.weave(indented(body.lines, 2))
+
+    # -- constructor
+
+    def _constructor(self) -> list[Line]:
+        constructor = _TrunkConstructor(self)
+        body = constructor.write()
+        trunk = self.trunk
+        keys = list(self.keys.values())
+        sizes = [axis_size(r[3].axes[-1]) for r in trunk.carried]
+        sizes += [axis_size(n.axes[-1]) for n in trunk.invariant if depends_on_tokens(n)]
+        if any(not same(s, sizes[0]) for s in sizes):
+            raise Refused([Gap(trunk.frame.span.file, trunk.frame.span.line,
+                               "values of different widths cross the pipeline stages")])
+        listed = ", ".join(f'"{k}"' for k in keys)
+        body.append("self.make_empty_intermediate_tensors = "
+                    f"make_empty_intermediate_tensors_factory([{listed}], "
+                    f"{constructor.number(sizes[0])})")
+        constructor.wants.add("config")
+        head = []
+        for name, text in (("config", "vllm_config.model_config.hf_config"),
+                           ("cache_config", "vllm_config.cache_config"),
+                           ("quant_config", "vllm_config.quant_config")):
+            if name in constructor.wants:
+                head.append(f"{name} = {text}")
+        span = [trunk.frame.span]
+        lines = [Line('    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") '
+                      "-> None:", span),
+                 Line("        super().__init__()", span)]
+        for text in [*head, *body]:
+            lines.append(Line("        " + text.replace("\n", "\n        "), span))
+        return lines
+
+
+class _TrunkConstructor(Constructor):
+    """Children of the first or last pipeline stage are missing on the others."""
+
+    def __init__(self, writer: TrunkWriter):
+        super().__init__(writer.scope, writer.classes)
+        self.writer = writer
+
+    def write(self) -> list[str]:
+        modules = self.writer.trunk.loop.modules
+        self.scope.children.setdefault(modules.name, modules)
+        return super().write()
+
+    def _order(self, item) -> tuple:
+        """First stage, layers, last stage."""
+        name = item[0]
+        stage = 0 if name in self.writer.first else 2
+        if item[1] is self.writer.trunk.loop.modules:
+            stage = 1
+        return (stage, list(self.scope.children).index(name))
+
+    def _child(self, name: str, child: Module) -> None:
+        if child is self.writer.trunk.loop.modules:
+            self._layers(name, child)
+            return
+        first, last = name in self.writer.first, name in self.writer.last
+        rank = None
+        if first and not last:
+            rank = "get_pp_group().is_first_rank"
+            vocab = self.writer.trunk.embedding
+            while vocab.op != "embedding":
+                vocab = next(a for a in vocab.inputs() if a.frame is not None
+                             and depends_on_tokens(a))
+            if self.writer.tied and vocab.attrs["module"] is child:
+                self.wants.add("config")
+                rank += (" or (config.tie_word_embeddings and "
+                         "get_pp_group().is_last_rank)")
+        elif last and not first:
+            rank = "get_pp_group().is_last_rank"
+        made = self.module(name, child)
+        held = self.inst.attrs.get(name)
+        if isinstance(held, Choice) and child in (held.then, held.other):
+            cond = held.cond if held.then is child else negate(held.cond)
+            inner = made if rank is None else f"{made} if {rank} else PPMissingLayer()"
+            self.lines += [f"if {self.number(cond)}:", f"    self.{name} = {inner}",
+                           "else:", f"    self.{name} = None"]
+        elif rank is not None:
+            self.lines += [f"if {rank}:", f"    self.{name} = {made}", "else:",
+                           f"    self.{name} = PPMissingLayer()"]
+        else:
+            self.lines.append(f"self.{name} = {made}")
+
+    def _layers(self, name: str, child: Module) -> None:
+        element = child.element
+        assert element is not None
+        made = self._class_call(name, element)
+        made = made.replace(f"prefix={self.prefix(name)}", "prefix=prefix")
+        self.lines.append(
+            f"self.start_layer, self.end_layer, self.{name} = make_layers("
+            f"{self.number(child.count)}, lambda prefix: {made}, prefix={self.prefix(name)})"
+        )
+
+
+__all__ = ["Sym", "Trunk", "TrunkWriter"]

@@ -1,0 +1,34 @@
+"""The compiler on one page: the transforms, in the order in which they run."""
+
+from porter.analyze.model import Facts
+from porter.transforms.base import Change, Transform
+from porter.transforms.flatten_tokens import FlattenTokens
+from porter.transforms.fuse_gate_up import FuseGateUp
+from porter.transforms.fuse_qkv import FuseQkv
+from porter.transforms.place_parallel import PlaceParallel
+from porter.transforms.substitute_attention import SubstituteAttention
+from porter.transforms.substitute_logits import SubstituteLogits
+from porter.transforms.substitute_norms import SubstituteNorms
+from porter.transforms.substitute_rope import SubstituteRope
+
+TRANSFORMS: tuple[type[Transform], ...] = (
+    # substitute: what the engine must own, then what its layers do as well
+    SubstituteAttention,
+    SubstituteRope,
+    SubstituteNorms,
+    # fuse: several matrices of one input are one
+    FuseQkv,
+    FuseGateUp,
+    # place: each layer by how its values can be sharded
+    SubstituteLogits,
+    PlaceParallel,
+    # flatten: batch and sequence become the one token axis
+    FlattenTokens,
+)
+
+
+def run(facts: Facts) -> list[Change]:
+    changes: list[Change] = []
+    for transform in TRANSFORMS:
+        transform(facts, changes).apply()
+    return changes

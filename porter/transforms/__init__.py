@@ -1,0 +1,1 @@
+"""The rewrites, one file each; their order is in `porter/pipeline.py`."""

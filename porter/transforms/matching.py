@@ -1,0 +1,65 @@
+"""Small questions about the value graph that matchers share."""
+
+from porter.analyze.graph import Node, axis_size
+from porter.analyze.symbols import constant, same
+from porter.analyze.values import is_scalar
+
+
+def strip_casts(value):
+    """The value under casts: equal up to rounding to the activations' dtype.
+
+    A cast to a fixed narrower dtype, or to integers, changes the value and stays.
+    """
+    while isinstance(value, Node) and value.op == "cast" and is_neutral(value):
+        value = value.args[0]
+    return value
+
+
+def is_neutral(cast: Node) -> bool:
+    return cast.dtype in (None, "float32", "float64")
+
+
+def strip_views(value):
+    """The value under casts and views."""
+    while is_op(value, "rearrange") or (is_op(value, "cast") and is_neutral(value)):
+        value = value.args[0]
+    return value
+
+
+def is_op(value, *ops: str) -> bool:
+    return isinstance(value, Node) and value.op in ops
+
+
+def either_way(node: Node):
+    """The two operands of a commutative operation, in both orders."""
+    yield node.args[0], node.args[1]
+    yield node.args[1], node.args[0]
+
+
+def scaled(node):
+    """(value, factor) of a tensor times or over a scalar, else None."""
+    if is_op(node, "mul"):
+        for tensor, factor in either_way(node):
+            if isinstance(tensor, Node) and is_scalar(factor):
+                return tensor, factor, "mul"
+    if is_op(node, "truediv") and isinstance(node.args[0], Node):
+        if is_scalar(node.args[1]):
+            return node.args[0], node.args[1], "truediv"
+    return None
+
+
+def last_size(node: Node):
+    return axis_size(node.axes[-1])
+
+
+def squared(node):
+    """x of x**2 or x*x, else None."""
+    if is_op(node, "pow") and constant(node.args[1]) == 2:
+        return node.args[0]
+    if is_op(node, "mul") and node.args[0] is node.args[1]:
+        return node.args[0]
+    return None
+
+
+def is_number(value, number) -> bool:
+    return is_scalar(value) and same(value, number)

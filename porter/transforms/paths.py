@@ -1,0 +1,124 @@
+"""Paths through the graph along which a value is worked on head by head or elementwise."""
+
+from dataclasses import dataclass, field
+
+from porter.analyze.graph import Node
+from porter.analyze.values import is_scalar
+
+ELEMENTWISE = {
+    "add", "sub", "mul", "truediv", "pow", "neg", "cos", "sin", "tanh", "sigmoid", "exp",
+    "log", "sqrt", "rsqrt", "abs", "relu", "silu", "gelu", "act", "clamp", "cast", "erf",
+    "reciprocal", "softplus", "maximum", "minimum", "square", "logsigmoid", "log1p",
+    "expm1", "relu6", "mish", "elu", "hardtanh", "floor", "ceil", "round", "sign", "where",
+    "log2", "atan", "act_and_mul", "masked_fill", "lt", "le", "gt", "ge", "eq", "ne", "phi",
+}  # fmt: skip
+_HEAD_LOCAL = ELEMENTWISE | {"rearrange", "slice", "select", "cat", "norm", "reduce",
+                             "softmax", "item", "rope"}
+
+
+@dataclass
+class HeadRegion:
+    """What makes an operand of attention: from its linear layer (`ends`) through `nodes`;
+    `mixing` are those that don't work on each head by itself."""
+
+    ends: list[Node] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
+    mixing: list[Node] = field(default_factory=list)
+
+
+def head_leaves(attend: Node, which: int) -> set[int]:
+    """The factors that number the heads of an operand of attention."""
+    axis = attend.args[which].axes[1]
+    return {id(leaf) for factor in axis for leaf in factor.leaves()}
+
+
+def has_heads(node: Node, heads: set[int]) -> bool:
+    return any(id(leaf) in heads for a in node.axes for f in a for leaf in f.leaves())
+
+
+def head_region(node: Node, heads: set[int]) -> HeadRegion:
+    """Everything between an operand of attention and the linear layers it comes from.
+
+    Operands without a head axis (cos, sin, positions) are the same for every head.
+    """
+    region = HeadRegion()
+    stack, seen = [node], set()
+    while stack:
+        current = stack.pop()
+        if current.id in seen:
+            continue
+        seen.add(current.id)
+        if current.op in ("linear", "qkv") or _is_qkv_item(current):
+            region.ends.append(current)
+            continue
+        if not has_heads(current, heads):
+            if _reaches_linear_heads(current):
+                region.mixing.append(current)
+            continue
+        region.nodes.append(current)
+        if current.op not in _HEAD_LOCAL or mixes_heads(current, heads):
+            region.mixing.append(current)
+        stack.extend(_tensor_inputs(current))
+    return region
+
+
+def _is_qkv_item(node: Node) -> bool:
+    return node.op == "item" and node.args[0].op == "qkv"
+
+
+def _tensor_inputs(node: Node) -> list[Node]:
+    if node.op == "item" and node.args[0].op == "rope":
+        return [node.args[0].args[1 + node.args[1]]]
+    return node.inputs()
+
+
+def _reaches_linear_heads(node: Node) -> bool:
+    """A value without heads that was made from one with heads: they were summed up."""
+    return node.op in ("reduce", "select") and node.args[0].op not in (
+        "positions", "buffer", "arange")
+
+
+def mixes_heads(node: Node, heads: set[int]) -> bool:
+    """Whether a node works across the heads rather than on each by itself."""
+
+    def holds(axis) -> bool:
+        return any(id(leaf) in heads for f in axis for leaf in f.leaves())
+
+    if node.op == "norm":
+        return holds(node.axes[-1])
+    if node.op in ("softmax", "cat"):
+        return holds(node.axes[node.attrs["dim"]]) or (
+            node.op == "cat" and not all(_same_heads(p, heads) for p in node.args[0]))
+    if node.op in ("slice", "select", "reduce"):
+        return holds(node.args[0].axes[node.attrs["dim"]])
+    return False
+
+
+def _same_heads(part: Node, heads: set[int]) -> bool:
+    return has_heads(part, heads)
+
+
+def head_path(node: Node) -> list[Node]:
+    """From an operand of attention back to what makes it, along single operands."""
+    path = [node]
+    while True:
+        step = _previous(path[-1])
+        if step is None:
+            return path
+        path.append(step)
+
+
+def _previous(node: Node) -> Node | None:
+    if node.op in ("rearrange", "cast", "norm", "slice", "select"):
+        return node.args[0]
+    if node.op == "item" and node.args[0].op == "rope":
+        return node.args[0].args[1 + node.args[1]]
+    if node.op == "rope":
+        return node.args[1]
+    if node.op in ELEMENTWISE:
+        tensors = [a for a in node.args if isinstance(a, Node)]
+        if len(tensors) == 1 and all(
+            isinstance(a, Node) or is_scalar(a) for a in node.args
+        ):
+            return tensors[0]
+    return None

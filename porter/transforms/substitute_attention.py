@@ -1,0 +1,207 @@
+"""matmul(softmax(scale * q @ k.T [soft cap] + mask), v)  ->  Attention(q, k, v).
+
+The engine owns the key/value cache, so attention must be its own layer. It is recognised
+by what it computes: scores of queries with the cached keys, scaled, perhaps soft-capped,
+a causal or sliding-window mask, softmax over the history, a weighted sum of the cached
+values. Grouped heads are read off the axes of the repeated keys.
+
+Before: torch.matmul(softmax(torch.matmul(q, repeat(k).transpose(2, 3)) * s + mask), v)
+After:  self.attn(q, k, v) with scale s, num_kv_heads, per_layer_sliding_window, soft cap
+Refuses: no mask, a mask of another kind, anything else between the scores and the sum.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from porter.analyze.graph import Factor, Node, axis_size
+from porter.analyze.symbols import Sym, arith, constant, key, product, same, unwrap
+from porter.analyze.values import is_scalar
+from porter.transforms.base import Transform
+from porter.transforms.matching import either_way, is_op, scaled, strip_casts
+
+
+@dataclass
+class Scores:
+    query: Node
+    key: Node
+    scale: Any
+    soft_cap: Any
+    window: Any
+
+
+class SubstituteAttention(Transform):
+    __doc__ = __doc__
+
+    def run(self) -> None:
+        for node in self.nodes():
+            if node.op == "matmul" and _over_history(node.args[1], -2):
+                self._replace(node)
+        for node in self.nodes():
+            if any(f.role == "hist" for axis in node.axes for f in axis):
+                raise self.gap(
+                    node.span,
+                    f"`{node.op}` on cached tokens outside an attention that is recognised",
+                    "attention must be softmax(scale * q @ k.T + mask) @ v",
+                )
+
+    def _replace(self, node: Node) -> None:
+        weights = strip_casts(node.args[0])
+        if not is_op(weights, "softmax") or not _over_history(weights, -1):
+            raise self.gap(node.span, "cached values are summed with weights that are no softmax")
+        if weights.attrs["dim"] != -1:
+            raise self.gap(weights.span, "softmax over another axis than the cached tokens")
+        scores = self._scores(weights)
+        query, key_states = scores.query, self._remembered(scores.key, node, transposed=True)
+        value_states = self._remembered(node.args[1], node, transposed=False)
+        if len(query.axes) != 4 or len(key_states.axes) != 4 or len(value_states.axes) != 4:
+            raise self.gap(node.span, "attention whose operands aren't [batch, heads, seq, dim]")
+        for states in (query, key_states, value_states):
+            roles = [tuple(f.role for f in a if f.role) for a in states.axes]
+            if roles != [("batch",), (), ("seq",), ()]:
+                raise self.gap(states.span, "attention whose operands aren't [batch, heads, seq, dim]")
+        scale, query = self._fold_query_scale(scores.scale, query)
+        attend = self.make(
+            "attend", (query, key_states, value_states), node, scale=scale,
+            soft_cap=scores.soft_cap, window=scores.window,
+            num_heads=axis_size(query.axes[1]), num_kv_heads=axis_size(key_states.axes[1]),
+            head_size=axis_size(query.axes[3]), head_size_v=axis_size(value_states.axes[3]),
+        )
+        self._check_heads(node, query, key_states, value_states)
+        self.change(node, attend, "softmax(q @ k.T) @ v over the cache is the engine's attention")
+
+    # -- the scores, from the softmax inwards
+
+    def _scores(self, softmax: Node) -> Scores:
+        value, window = self._mask(softmax)
+        value, soft_cap = self._soft_cap(value)
+        scale: Any = 1.0
+        value = strip_casts(value)
+        while (part := scaled(value)) is not None:
+            value, factor, op = part
+            scale = arith(op, scale, factor) if not same(scale, 1.0) else (
+                factor if op == "mul" else arith("truediv", 1.0, factor))
+            value = strip_casts(value)
+        if not is_op(value, "matmul") or not _over_history(value, -1):
+            what = value.op if isinstance(value, Node) else "a scalar"
+            span = value.span if isinstance(value, Node) else softmax.span
+            raise self.gap(span, f"attention scores go through `{what}`",
+                           "vLLM's Attention takes scale * q @ k.T, a soft cap and a mask")
+        return Scores(value.args[0], value.args[1], scale, soft_cap, window)
+
+    def _mask(self, softmax: Node):
+        value = strip_casts(softmax.args[0])
+        if is_op(value, "add"):
+            for mask, rest in either_way(value):
+                if _is_mask(mask):
+                    return strip_casts(rest), self._window(mask)
+        raise self.gap(softmax.span, "attention without a causal mask on its scores",
+                       "a port is a decoder: each token attends to those before it")
+
+    def _window(self, mask: Node):
+        mask = strip_casts(mask)
+        while is_op(mask, "rearrange"):
+            mask = mask.args[0]
+        if is_op(mask, "phi"):
+            cond, a, b = mask.args
+            return Sym("ifexp", (cond, self._window(a), self._window(b)))
+        if mask.attrs["kind"] == "chunked":
+            raise self.gap(mask.span, "chunked attention isn't ported yet")
+        return mask.args[0]
+
+    def _soft_cap(self, value: Node):
+        """cap * tanh(scores / cap), also where the cap may be None."""
+        if is_op(value, "phi"):
+            cond, a, b = value.args
+            for capped, plain, holds in ((a, b, True), (b, a, False)):
+                inner, cap = self._soft_cap(strip_casts(capped))
+                if cap is not None and inner is strip_casts(plain) and _none(cond, cap, not holds):
+                    return inner, cap
+            return value, None
+        outer = scaled(value)
+        if outer is None or outer[2] != "mul" or not is_op(strip_casts(outer[0]), "tanh"):
+            return value, None
+        inner = scaled(strip_casts(strip_casts(outer[0]).args[0]))
+        if inner is None or inner[2] != "truediv" or not same(inner[1], outer[1]):
+            return value, None
+        return strip_casts(inner[0]), outer[1]
+
+    # -- the operands
+
+    def _remembered(self, node, where: Node, transposed: bool) -> Node:
+        """The states before they were cached: [batch, kv heads, seq, dim]."""
+        base = node
+        while is_op(base, "rearrange", "cast"):
+            base = base.args[0]
+        if not is_op(base, "remember"):
+            span = base.span if isinstance(base, Node) else where.span
+            raise self.gap(span, f"cached keys or values go through `{base.op}`",
+                           "apply it before the cache is updated")
+        axes = list(node.axes)
+        if transposed:
+            axes[-1], axes[-2] = axes[-2], axes[-1]
+        kept = [tuple(f for f in _leaves(axis) if not f.repeats) for axis in axes]
+        wanted = [_leaves(axis) for axis in base.axes]
+        if [list(map(id, a)) for a in kept] != [list(map(id, a)) for a in wanted]:
+            raise self.gap(node.span, "the cached heads are regrouped before attention")
+        heads = _leaves(axes[1])
+        repeats = [i for i, f in enumerate(heads) if f.repeats]
+        if repeats and repeats != [len(heads) - 1]:
+            raise self.gap(node.span, "key/value heads are repeated in another order than vLLM's",
+                           "query head i must read key/value head i // group")
+        if any(f.repeats for a in (axes[0], axes[2], axes[3]) for f in a):
+            raise self.gap(node.span, "cached tokens are repeated")
+        return base.args[0]
+
+    def _check_heads(self, node: Node, query: Node, keys: Node, values: Node) -> None:
+        if not same(axis_size(keys.axes[1]), axis_size(values.axes[1])):
+            raise self.gap(node.span, "keys and values have different head counts")
+
+    def _fold_query_scale(self, scale, query: Node):
+        """q * s before the scores is a scale of s."""
+        base = query.args[0] if query.op == "rearrange" else query
+        part = scaled(strip_casts(base))
+        if part is None or part[2] != "mul" or unwrap(part[1]) is None:
+            return scale, query
+        tensor, factor, _ = part
+        new = tensor
+        if query.op == "rearrange":
+            new = self.make("rearrange", (tensor,), query)
+            new.hints = query.hints
+        folded = factor if same(scale, 1.0) else arith("mul", scale, factor)
+        self.note(base.span, "a scale on the queries is the scale of attention")
+        return folded, new
+
+
+def _over_history(node, axis: int) -> bool:
+    if not isinstance(node, Node) or len(node.axes) < 2:
+        return False
+    return any(f.role == "hist" for f in node.axes[axis])
+
+
+def _is_mask(node) -> bool:
+    node = strip_casts(node)
+    if is_op(node, "rearrange"):
+        return _is_mask(node.args[0])
+    if is_op(node, "phi"):
+        return _is_mask(node.args[1]) and _is_mask(node.args[2])
+    return is_op(node, "mask")
+
+
+def _leaves(axis) -> tuple[Factor, ...]:
+    return tuple(leaf for f in axis for leaf in f.leaves())
+
+
+def _none(cond, value, expected: bool) -> bool:
+    """Whether cond says that value is (not) None, or falsy."""
+    cond = unwrap(cond)
+    negated = False
+    while isinstance(cond, Sym) and cond.op == "not":
+        cond, negated = unwrap(cond.args[0]), not negated
+    if not isinstance(cond, Sym):
+        return False
+    if cond.op == "is_none" and same(cond.args[0], value):
+        return expected is not negated
+    return False
+
+
+__all__ = ["SubstituteAttention", "constant", "is_scalar", "key", "product"]

@@ -1,0 +1,1 @@
+"""The faithful-or-refused suite: a changed source is followed, or refused."""

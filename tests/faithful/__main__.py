@@ -1,0 +1,50 @@
+"""`python -m tests.faithful [--only NAME] [--kind KIND] [--model M] [--tp2]`"""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.faithful.catalogue import CATALOGUE
+from tests.faithful.judge import Judgement, judge
+from tests.faithful.mutation import Mutation
+from tests.faithful.report import details, line, summary, totals
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Judge the catalogue, or a part of it; exit 0 where every bar is met."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faithful")
+    parser.add_argument("--only", help="names that contain this")
+    parser.add_argument("--kind", help="one heading of the catalogue")
+    parser.add_argument("--model", help="one of the six sources")
+    parser.add_argument("--no-tp2", action="store_true", help="tensor parallel 1 only")
+    parser.add_argument("--keep", type=Path, help="leave ports and checkpoints here")
+    options = parser.parse_args(argv)
+    chosen = [mutation for mutation in CATALOGUE if _chosen(mutation, options)]
+    if not chosen:
+        parser.error("no entry matches")
+    start = time.perf_counter()
+    rows: list[Judgement] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = options.keep or Path(scratch)
+        for mutation in chosen:
+            sizes = (1, 2) if mutation.tp2 and not options.no_tp2 else (1,)
+            rows.append(judge(mutation, folder / mutation.name, tp_sizes=sizes))
+            print(line(rows[-1]), flush=True)
+    for text in ("", *details(rows), "", *summary(totals(rows))):
+        print(text)
+    print(f"{time.perf_counter() - start:.0f} s")
+    return 0 if totals(rows).passed else 1
+
+
+def _chosen(mutation: Mutation, options: argparse.Namespace) -> bool:
+    return (
+        (options.only is None or options.only in mutation.name)
+        and (options.kind is None or options.kind == mutation.kind)
+        and (options.model is None or options.model == mutation.model)
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Real sources, mutated or not, as runnable HF models on tiny seeded checkpoints."""

@@ -1,0 +1,183 @@
+"""Tiny configs that make every piece of the six models count, and seeded weights.
+
+Epsilons are large, caps small and windows short, so that a change to any of them moves
+the logits; norm weights and biases are random, because ones and zeros hide mistakes.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from tests.reference.sources import SIX
+
+VOCAB = 160
+PROMPT_LENGTHS = (5, 33, 97)
+
+_ROPE = {"rope_type": "default", "rope_theta": 500.0}
+_GQA = {
+    "vocab_size": VOCAB,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "rms_norm_eps": 0.05,
+    "rope_parameters": _ROPE,
+    "attention_bias": True,
+    "tie_word_embeddings": False,
+    "pad_token_id": None,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+TINY: dict[str, dict[str, Any]] = {
+    "opt": {
+        "vocab_size": VOCAB,
+        "hidden_size": 64,
+        "word_embed_proj_dim": 48,
+        "ffn_dim": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": False,
+    },
+    "llama": {**_GQA},
+    "qwen3": {
+        **_GQA,
+        "head_dim": 32,
+        "use_sliding_window": True,
+        "sliding_window": 12,
+        "layer_types": ["full_attention", "sliding_attention"],
+    },
+    "gemma2": {
+        **_GQA,
+        "head_dim": 32,
+        "query_pre_attn_scalar": 20,
+        "sliding_window": 12,
+        "attn_logit_softcapping": 4.0,
+        "final_logit_softcapping": 3.0,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "tie_word_embeddings": True,
+        "pad_token_id": 0,
+    },
+    "gpt_neox": {
+        "vocab_size": VOCAB,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 256,
+        "layer_norm_eps": 0.05,
+        "rope_parameters": {**_ROPE, "partial_rotary_factor": 0.5},
+        "use_parallel_residual": True,
+        "tie_word_embeddings": False,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
+    "olmo2": {**_GQA, "attention_bias": False},
+}
+
+
+def tiny_config(model_type: str, overrides: Mapping[str, Any] | None = None) -> Any:
+    """The tiny config of a model, in fp32 eager mode."""
+    import transformers
+
+    cls = getattr(transformers, SIX[model_type].config)
+    config = cls(**{**TINY[model_type], **(overrides or {})})
+    config.architectures = [SIX[model_type].causal_lm]
+    config._attn_implementation = "eager"
+    config.dtype = torch.float32
+    return config
+
+
+def seeded(name: str, like: torch.Tensor) -> torch.Tensor:
+    """Random weight of `like`'s shape that depends on its name and shape alone."""
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big")
+    noise = torch.randn(
+        like.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32
+    )
+    if like.dim() == 1:
+        return noise * 0.3 if name.endswith("bias") else 1.0 + 0.3 * noise
+    # Wide enough that attention is far from uniform and caps are reached.
+    return noise * (1.5 / like.shape[-1] ** 0.5)
+
+
+def build(
+    module: ModuleType,
+    cls_name: str,
+    config: Any,
+    rename: Mapping[str, str] | None = None,
+) -> nn.Module:
+    """The model of `cls_name` in eval mode, every parameter seeded by its name.
+
+    rename: attribute names of this module -> names that seed them, for a source whose
+    attributes were renamed.
+    """
+    torch.manual_seed(0)
+    model = getattr(module, cls_name)(config).eval()
+    names = rename or {}
+    with torch.no_grad():
+        for name, parameter in stored_parameters(model).items():
+            original = ".".join(names.get(part, part) for part in name.split("."))
+            parameter.copy_(seeded(original, parameter))
+    return model
+
+
+def stored_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters by the names that a checkpoint holds: of tied ones, the source's."""
+    tied: Any = model._tied_weights_keys if model.config.tie_word_embeddings else {}
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if name not in tied
+    }
+
+
+def checkpoint_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Copies of the weights as HF would store them: tied ones once."""
+    return {
+        name: parameter.detach().contiguous().clone()
+        for name, parameter in stored_parameters(model).items()
+    }
+
+
+def save_checkpoint(
+    tensors: dict[str, torch.Tensor], config: dict[str, Any], folder: Path
+) -> Path:
+    """Write config.json and model.safetensors."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    return folder
+
+
+def prompts() -> list[list[int]]:
+    """Fixed token ids, one prompt for each of PROMPT_LENGTHS."""
+    generator = torch.Generator().manual_seed(17)
+    return [
+        torch.randint(3, VOCAB, (length,), generator=generator).tolist()
+        for length in PROMPT_LENGTHS
+    ]
+
+
+@torch.no_grad()
+def logits(model: nn.Module, prompt: list[int]) -> torch.Tensor:
+    """All prefill logits of one prompt, [num_tokens, vocab_size], fp32."""
+    out = model(input_ids=torch.tensor([prompt]), use_cache=False)
+    return out.logits[0].float()
+
+
+def rel_rmse(got: torch.Tensor, want: torch.Tensor) -> float:
+    """RMSE over the RMS of `want`; infinite where shapes differ or got isn't finite."""
+    if got.shape != want.shape or not torch.isfinite(got).all():
+        return float("inf")
+    scale = want.square().mean().sqrt()
+    return float((got - want).square().mean().sqrt() / scale)
