@@ -33,16 +33,20 @@ def to_json(
 
 
 def why(entry: Entry) -> str:
-    """One entry's reason on one line: its first gap and how many there are, or else."""
+    """One entry's reason in short: its first gap and how many more, or else."""
     if not entry.gaps:
-        return entry.reason.splitlines()[0] if entry.reason else ""
+        return _short(entry.reason)
     gap = entry.gaps[0]
     more = f" (+{len(entry.gaps) - 1})" if len(entry.gaps) > 1 else ""
-    return f":{gap['line']}: {gap['what']}{more}"
+    return _short(f":{gap['line']}: {gap['what']}") + more
+
+
+def _short(text: str) -> str:
+    return textwrap.shorten(text, MOST_CHARACTERS, placeholder=" ...")
 
 
 def print_entries(entries: Sequence[Entry], seconds: float) -> None:
-    """The table on 80 columns, long reasons cut, and the counts below it."""
+    """The table on 80 columns, and the counts below it."""
     print_table(
         ["model", "status", "ms", "why"],
         [
@@ -50,7 +54,7 @@ def print_entries(entries: Sequence[Entry], seconds: float) -> None:
                 entry.architecture,
                 entry.status,
                 f"{entry.ms:.0f}",
-                textwrap.shorten(why(entry), MOST_CHARACTERS, placeholder=" ..."),
+                why(entry),
             )
             for entry in entries
         ],
