@@ -124,8 +124,5 @@ def _summarise(port: "Port", target: Path | None) -> None:
     )
     where = "standard output" if target is None else str(target)
     lines = port.text.count("\n")
-    say(
-        f"{port.architecture} of {port.source} -> {where} "
-        f"({lines} lines, {len(changes)} changes)",
-        stream,
-    )
+    say(f"{port.architecture} of {port.source}", stream)
+    say(f"-> {where}: {lines} lines, {len(changes)} changes", stream)
