@@ -199,7 +199,10 @@ MISTAKES: dict[str, tuple[dict[str, str | bytes], list[str], list[str]]] = {
         ["no/r.json"],
     ),
     "output is the source": (
-        {"modeling_x.py": source_of("heron")},
+        {
+            "modeling_x.py": source_of("heron"),
+            "configuration_heron.py": source_of("heron", "configuration"),
+        },
         ["modeling_x.py", "-o", "modeling_x.py"],
         ["modeling_x.py", "source"],
     ),
