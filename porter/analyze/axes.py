@@ -154,6 +154,9 @@ def slice_size(start, stop, step, size) -> Any:
     length = arith("sub", high, low)
     if step in (None, 1):
         return length
+    first, every = constant(low), constant(step)
+    if first is not None and every is not None and 0 <= first < every and same(high, size):
+        return arith("floordiv", size, step)  # sizes divide by the step
     return arith("floordiv", length, step)
 
 

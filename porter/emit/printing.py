@@ -156,6 +156,8 @@ class Printer:
 
     def _along(self, node: Node) -> str:
         x, fn = node.args[0], node.attrs["fn"]
+        if fn == "clone":
+            return self.operand(x, _ATOM)
         parts = [self.operand(x, 0)]
         for name, value in zip(node.attrs["names"], node.args[1:], strict=True):
             parts.append(f"{name}={self.number(value, 0)}")
