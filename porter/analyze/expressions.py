@@ -1,7 +1,7 @@
 """Expressions of the source: names, attributes, operators, calls, subscripts."""
 
 import ast
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from porter.analyze import hf_api, torch_ops
 from porter.analyze.graph import Node, axis_size
@@ -63,6 +63,11 @@ _BUILTINS = {"int", "float", "bool", "str", "len", "range", "enumerate", "zip", 
 
 class Expressions:
     """The expression half of the interpreter."""
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """The other half of the interpreter, for the type checker."""
 
     def eval(self, node: ast.expr, env) -> Any:
         method = getattr(self, f"on_{type(node).__name__}", None)
@@ -346,7 +351,7 @@ class Expressions:
         if isinstance(left, Node) or isinstance(right, Node):
             return torch_ops.binary(self, op, left, right)
         if isinstance(left, (tuple, list)) and isinstance(right, type(left)) and op == "add":
-            return left + right
+            return left + right  # type: ignore[operator]
         if isinstance(left, SymList) or isinstance(right, SymList):
             raise self.gap("lists of symbolic length can't be joined")
         if isinstance(left, (tuple, list)) and isinstance(right, int) and op == "mul":

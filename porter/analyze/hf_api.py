@@ -82,6 +82,8 @@ def external_item(interp, table: External, index) -> Any:
 class RopeInit(External):
     """ROPE_INIT_FUNCTIONS[rope_type]: transformers' own frequencies."""
 
+    rope_type: Any
+
     def __init__(self, rope_type):
         object.__setattr__(self, "name", "transformers.ROPE_INIT")
         object.__setattr__(self, "rope_type", rope_type)

@@ -2,7 +2,7 @@
 
 import ast
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from porter.analyze.graph import Loop, Node
 from porter.analyze.symbols import Sym, constant, is_symbolic, same, unwrap
@@ -35,6 +35,13 @@ class Jumped:
 
 class Statements:
     """The statement half of the interpreter."""
+
+    if TYPE_CHECKING:
+
+        loop: Loop | None
+
+        def __getattr__(self, name: str) -> Any:
+            """The other half of the interpreter, for the type checker."""
 
     def run_body(self, body: list[ast.stmt], env) -> Any:
         signal = self.run_block(body, env)
@@ -283,7 +290,8 @@ class Statements:
             raise self.gap(f"the loop runs over {iterable.what}")
         layers = self.layer_iteration(iterable)
         if layers is not None:
-            return self._loop_layers(stmt, *layers, env)
+            modules, item, stop = layers
+            return self._loop_layers(stmt, modules, item, stop, env)
         for item in self.sequence(iterable):
             self.assign(stmt.target, item, env)
             signal = self.run_block(stmt.body, env)
@@ -411,7 +419,7 @@ def _first_size(value: Node):
 
 def _as_load(target: ast.expr) -> ast.expr:
     clone = ast.copy_location(type(target)(**vars(target)), target)
-    clone.ctx = ast.Load()
+    clone.ctx = ast.Load()  # type: ignore[attr-defined]
     return clone
 
 

@@ -181,7 +181,7 @@ def _poly_pow(a: Poly, exponent: Fraction):
         root = float(c) ** float(exponent)
         if c < 0 or Fraction(root) ** (1 / exponent) != c:
             return None
-        coefficient = Fraction(root)
+        coefficient: float | Fraction = Fraction(root)
     else:
         coefficient = c**exponent if c != 1 else c
     return {tuple((atom, e * exponent) for atom, e in m): Fraction(coefficient)}
@@ -315,7 +315,7 @@ _INFIX = {
 
 
 def describe(x) -> str:
-    """Python text of x with config fields as `config.f`; for messages and for `__init__`."""
+    """Python text of x, config fields as `config.f`; for messages and `__init__`."""
     return text(x, lambda sym: None)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from porter.analyze import axes as ax
 from porter.analyze import positions as pos
 from porter.analyze.graph import (
+    Axes,
     Node,
     axis_size,
     feature_axis,
@@ -318,7 +319,7 @@ def t(interp, x):
 
 
 def permute(interp, x, *dims):
-    dims = _flat_sizes(interp, dims)
+    dims = tuple(_flat_sizes(interp, dims))
     if len(dims) != len(x.axes):
         raise interp.gap("`permute` with another number of axes")
     return rearranged(interp, x, lambda: [x.axes[ax.normalize(d, len(dims))] for d in dims])
@@ -361,7 +362,7 @@ def unflatten(interp, x, dim, sizes):
 def expand(interp, x, *sizes):
     from porter.analyze.graph import Factor
 
-    sizes = _flat_sizes(interp, sizes)
+    sizes = tuple(_flat_sizes(interp, sizes))
     lead = len(sizes) - len(x.axes)
     old = [()] * lead + list(x.axes)
     out = []
@@ -402,7 +403,7 @@ def repeat_interleave(interp, x, repeats, dim=None, output_size=None):
 def repeat(interp, x, *sizes):
     from porter.analyze.graph import Factor
 
-    sizes = _flat_sizes(interp, sizes)
+    sizes = tuple(_flat_sizes(interp, sizes))
     axes = [()] * (len(sizes) - len(x.axes)) + list(x.axes)
     out = []
     for axis, size in zip(axes, sizes, strict=True):
@@ -764,7 +765,10 @@ def leaf_parameter(interp, module: Module, name: str):
     if name == "bias" and module.leaf != "torch.nn.Embedding" and args.get("bias") is False:
         return None
     if module.leaf == "torch.nn.Linear":
-        axes = (feature_axis(args["out_features"]), feature_axis(args["in_features"]))
+        axes: Axes = (
+            feature_axis(args["out_features"]),
+            feature_axis(args["in_features"]),
+        )
         axes = axes if name == "weight" else axes[:1]
     elif module.leaf == "torch.nn.Embedding":
         axes = (feature_axis(args["num_embeddings"]), feature_axis(args["embedding_dim"]))

@@ -37,7 +37,7 @@ _REGROUP = '''\
     def _split_heads(
         self, weights: Iterable[tuple[str, torch.Tensor]]
     ) -> Iterable[tuple[str, torch.Tensor]]:
-        """Stored head by head as query, key, value: all queries first, as QKV has them."""
+        """Stored head by head as query, key, value; here all queries come first."""
         for name, weight in weights:
             if {test}:
                 heads = weight.unflatten(0, ({count}, 3, -1))

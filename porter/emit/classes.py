@@ -77,7 +77,7 @@ def write_forward(graph: FrameGraph, frame: Frame, scope: ClassScope,
                   comments: Comments) -> list[Line]:
     body = Body(graph, frame, scope)
     free = graph.free(frame)
-    parameters = []
+    parameters: list[str] = []
     for node in free:
         name = parameter_name(node, frame, parameters)
         body.bind(node, name)

@@ -196,6 +196,7 @@ class Constructor:
         return self.number(value)
 
     def _torch_call(self, name: str, child: Module) -> str:
+        assert child.leaf is not None
         short = child.leaf.rsplit(".", 1)[-1]
         args = {k: v for i, (k, v) in enumerate(child.args.items())
                 if k in child.given or i < _POSITIONAL.get(f"nn.{short}", 0)}

@@ -39,7 +39,10 @@ class _Item:
 
     @property
     def key(self) -> int:
-        return self.node.id if self.node is not None else -id(self.call.frame)
+        if self.node is not None:
+            return self.node.id
+        assert self.call is not None
+        return -id(self.call.frame)
 
 
 class Body:
@@ -92,7 +95,11 @@ class Body:
             self.readers.setdefault(root.id, []).append((0, ()))
         regions: dict[int, Region] = {}
         for item in reversed(order):
-            outs = item.call.outputs if item.call else self._siblings(item.node)
+            if item.call is not None:
+                outs = item.call.outputs
+            else:
+                assert item.node is not None
+                outs = self._siblings(item.node)
             uses = [r for out in outs for _, r in self.readers.get(out.id, [])]
             regions[item.key] = _common(uses)
             self._record_reads(item, regions[item.key])
@@ -138,7 +145,7 @@ class Body:
             if found is None:
                 found = self.items[node.id] = _Item(node=node)
             return found
-        if self.graph.inside(node, self.frame):
+        if node.frame is not None and self.graph.inside(node, self.frame):
             child = node.frame.child_of(self.frame)
             call = self.calls.get(id(child))
             if call is None:
@@ -199,7 +206,7 @@ class Body:
         return self.operand(node)
 
     def prepare(self, node: Node) -> None:
-        """Write the statements that a node's expression reads, then its own if it has one."""
+        """Write the statements that a node's expression reads, then its own, if any."""
         if self.name(node) is not None or node.id in self.emitted:
             return
         item = self._item(node)
@@ -408,8 +415,9 @@ class Body:
     def _alive_after(self, held: Node, node: Node) -> bool:
         """Whether held is read by anything but the statement that makes node."""
         keys = {node.id}
-        if self.graph.inside(node, self.frame) and node.frame is not self.frame:
-            keys.add(-id(node.frame.child_of(self.frame)))
+        inner = node.frame if node.frame is not self.frame else None
+        if inner is not None and self.graph.inside(node, self.frame):
+            keys.add(-id(inner.child_of(self.frame)))
         keys |= self.scope.group_keys(node)
         for reader, region in self.readers.get(held.id, []):
             if reader in keys or reader in self.emitted:

@@ -1,4 +1,4 @@
-"""The whole file: header, imports, classes in order, formatted; and where lines are from."""
+"""The whole file: header, imports, classes in order, formatted; and lines' origins."""
 
 import ast
 import shutil

@@ -135,7 +135,8 @@ class Printer:
     def _softmax(self, node: Node) -> str:
         x = node.args[0]
         extra = ", dtype=torch.float32" if node.dtype == "float32" != x.dtype else ""
-        return f"torch.softmax({self.operand(x, 0)}, {self.dim(x, node.attrs['dim'])}{extra})"
+        dim = self.dim(x, node.attrs["dim"])
+        return f"torch.softmax({self.operand(x, 0)}, {dim}{extra})"
 
     def _slice(self, node: Node) -> str:
         x, low, high = node.args

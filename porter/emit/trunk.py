@@ -376,7 +376,8 @@ class _TrunkConstructor(Constructor):
         made = made.replace(f"prefix={self.prefix(name)}", "prefix=prefix")
         self.lines.append(
             f"self.start_layer, self.end_layer, self.{name} = make_layers("
-            f"{self.number(child.count)}, lambda prefix: {made}, prefix={self.prefix(name)})"
+            f"{self.number(child.count)}, lambda prefix: {made}, "
+            f"prefix={self.prefix(name)})"
         )
 
 

@@ -70,6 +70,7 @@ class FuseQkv(Transform):
         if len({id(m.owner) for m in modules}) != 1 or not self._fit(attend, linears):
             return
         owner = modules[0].owner
+        assert owner is not None
         name = fresh_name(owner, "qkv_proj")
         fused = Module(None, "torch.nn.Linear", modules[0].span, owner=owner, name=name)
         fused.args = {"in_features": modules[0].args["in_features"]}

@@ -1,4 +1,4 @@
-"""x * cos + rotate(x) * sin with transformers' frequencies  ->  get_rope(...)(positions, q, k).
+"""x * cos + rotate(x) * sin, transformers' frequencies  ->  get_rope(...)(positions, q, k).
 
 The rotation is recognised by its algebra: cos and sin of position * inv_freq, inv_freq
 the default formula or transformers' ROPE_INIT_FUNCTIONS, the halves (or even/odd pairs)

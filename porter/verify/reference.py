@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from porter.gap import CannotRun, UsageError
+from porter.runtime.loader import checkpoint_files
 from porter.verify.quiet import quiet_transformers
 from porter.verify.trace import MAX_TOKENS, TOP, Trace
 
@@ -114,6 +115,7 @@ def load_reference(
     another shape, or has no safetensors; CannotRun where transformers fails.
     """
     config = _config(model_class, model_dir)
+    checkpoint_files(Path(model_dir), allow_pickle)  # says what is missing, if it is
     with quiet_transformers():
         try:
             model, info = model_class.from_pretrained(
