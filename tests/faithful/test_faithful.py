@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faithful.catalogue import CATALOGUE
+from tests.faithful.catalogue import CATALOGUE, HANDFUL
 from tests.faithful.judge import Judgement, Verdict, judge
 from tests.faithful.mutation import Mutation
 from tests.faithful.report import summary, totals
@@ -36,16 +36,7 @@ def test_most_of_what_can_be_expressed_is_ported(judged: dict[str, Judgement]) -
     assert sums.passed, "\n".join(summary(sums))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "norm-no-root",
-        "heads-packed-in-blocks",
-        "mlp-normed-between",
-        "mlp-activation-after",
-        "logits-log-softmax",
-    ],
-)
+@pytest.mark.parametrize("name", HANDFUL)
 def test_tensor_parallel_two(name: str, tmp_path: Path) -> None:
     (mutation,) = (m for m in CATALOGUE if m.name == name)
     result = judge(mutation, tmp_path, tp_sizes=(1, 2))
