@@ -1,3 +1,3 @@
-"""porter: compiles a HuggingFace `modeling_*.py` into a vLLM model file and verifies it."""
+"""porter compiles a HuggingFace model into a vLLM model file and verifies it."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""What porter says when it stops: a refusal of the source, or a mistake of the caller."""
+"""What porter says when it stops: a refusal, or a mistake of the caller."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class Gap:
     """One reason why a source can't be ported faithfully.
 
-    file: path of the source as the user named it. line: 1-based, 0 where no line applies.
+    file: path of the source as the user named it. line: 1-based, 0 where none applies.
     what: what was seen. advice: what to do about it.
     """
 

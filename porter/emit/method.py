@@ -48,8 +48,8 @@ class Body:
     def __init__(self, graph: FrameGraph, frame: Frame, scope: Any):
         self.graph, self.frame, self.scope = graph, frame, scope
         self.lines: list[Line] = []
-        self.names: dict[int, str] = {}  # node id -> its name now
-        self.holder: dict[str, Node] = {}  # name -> the node it holds
+        self.called: dict[int, list[str]] = {}  # node id -> names it was given
+        self.holder: dict[str, Node] = {}  # name -> the node it holds now
         self.emitted: set[int] = set()
         self.indent = 0
         self.region: Region = ()
@@ -65,8 +65,7 @@ class Body:
 
     def bind(self, node: Node, name: str) -> None:
         """A value that is there under a name: a parameter."""
-        self.names[node.id] = name
-        self.holder[name] = node
+        self.hold(node, name)
         self.stop.add(node.id)
 
     def plan(self, roots: list[Node]) -> None:
@@ -160,10 +159,10 @@ class Body:
 
     def operand(self, node: Node, level: int = 0) -> str:
         """The name of a node, or its expression where it is written in place."""
-        if node.id in self.names:
-            self._used(node)
-            return self.names[node.id]
+        name = self.name(node)
         self.spans.append(node.span)
+        if name is not None:
+            return name
         text, own = self.expression(node)
         self.emitted.add(node.id)
         return f"({text})" if own < level else text
@@ -172,22 +171,21 @@ class Body:
         special = self.scope.render(node, self)
         return special if special is not None else self.printer().render(node)
 
-    def _used(self, node: Node) -> None:
-        self.spans.append(node.span)
+    def name(self, node: Node) -> str | None:
+        """A name that holds node now, the first that it was given."""
+        for name in self.called.get(node.id, []):
+            if self.holder.get(name) is node:
+                return name
+        return None
 
     def ensure(self, node: Node) -> str:
         """Write what is needed for node; return its name or expression."""
         self.prepare(node)
-        if node.id in self.names or node.id in self.stop:
-            return self.operand(node)
-        if self.inline(node):
-            return self.operand(node)
-        self.statement(node)
-        return self.names[node.id]
+        return self.operand(node)
 
     def prepare(self, node: Node) -> None:
         """Write the statements that a node's expression reads, then its own if it has one."""
-        if node.id in self.names or node.id in self.stop or node.id in self.emitted:
+        if self.name(node) is not None or node.id in self.emitted:
             return
         item = self._item(node)
         if item is None:
@@ -230,8 +228,9 @@ class Body:
         group = self.scope.group(node, self)
         if group is not None:
             text, targets = group
+            spans = self.spans
             names = [self.take_name(t) if t is not None else "_" for t in targets]
-            self.line(f"{', '.join(names)} = {text}")
+            self.line(f"{', '.join(names)} = {text}", spans)
             for t, name in zip(targets, names, strict=True):
                 if t is not None:
                     self.hold(t, name)
@@ -244,10 +243,7 @@ class Body:
         self.hold(node, name)
 
     def hold(self, node: Node, name: str) -> None:
-        old = self.holder.get(name)
-        if old is not None and old is not node and self.names.get(old.id) == name:
-            del self.names[old.id]
-        self.names[node.id] = name
+        self.called.setdefault(node.id, []).append(name)
         self.holder[name] = node
         self.emitted.add(node.id)
 
@@ -289,31 +285,31 @@ class Body:
             if i:
                 self.line("else:", spans)
             self._side(phi, side, operand, name)
-        self.names.pop(then.id, None) if self.names.get(then.id) == name else None
-        self.names.pop(other.id, None) if self.names.get(other.id) == name else None
         self.hold(phi, name)
 
     def _side(self, phi: Node, side: bool, operand: Node, name: str) -> None:
-        saved = dict(self.names), dict(self.holder), self.region, set(self.emitted)
+        saved = {k: list(v) for k, v in self.called.items()}, dict(self.holder), self.region
         self.region = (*self.region, (phi.id, side))
         self.indent += 1
-        if operand.id in self.names or operand.id in self.stop:
-            self.spans = [operand.span]
+        item = self._item(operand)
+        if self.name(operand) is not None:
+            self.spans = []
             self.line(f"{name} = {self.operand(operand)}")
-        elif self._item(operand) is not None and self._item(operand).call is not None:
-            self._call(self._item(operand))
-            if self.names[operand.id] != name:
-                self._rename_last(self.names[operand.id], name)
+        elif item is not None and item.call is not None:
+            self._call(item)
+            given = self.name(operand)
+            if given is not None and given != name:
+                self._rename_last(given, name)
         elif operand.op == "phi" or self.scope.group(operand, self) is not None:
             self.prepare(operand)
-            if self.names[operand.id] != name:
-                self.line(f"{name} = {self.names[operand.id]}")
+            if self.name(operand) != name:
+                self.line(f"{name} = {self.name(operand)}")
         else:
-            for dep in self._deps(self._item(operand)):
+            for dep in self._deps(item) if item is not None else []:
                 self.prepare(dep)
             self.statement(operand, name)
         self.indent -= 1
-        self.names, self.holder, self.region, _ = saved
+        self.called, self.holder, self.region = saved
 
     def _rename_last(self, old: str, new: str) -> None:
         last = self.lines[-1]
@@ -321,16 +317,15 @@ class Body:
         last.text = head.replace(old, new) + " = " + tail
 
     def _side_needs_code(self, operand: Node, name: str) -> bool:
-        return self.names.get(operand.id) != name
+        return self.holder.get(name) is not operand
 
     def _phi_name(self, phi: Node, then: Node, other: Node) -> str:
         """The name of an operand that ends here, or a new one."""
         for operand in (then, other):
-            name = self.names.get(operand.id)
+            name = self.name(operand)
             if name is not None and not self._alive(operand, phi):
                 return name
-        wanted = self.take_name(phi)
-        return wanted
+        return self.take_name(phi)
 
     def _hoisted(self, phi: Node) -> list[Node]:
         """What the branches read that is made before them."""
@@ -357,20 +352,14 @@ class Body:
 
     # -- names
 
-    def _alive(self, node: Node, but: Node | None = None) -> bool:
-        """Whether a statement yet to come, not exclusive with this place, reads it."""
+    def _alive(self, node: Node, phi: Node) -> bool:
+        """Whether a statement yet to come, outside phi and its branches, reads node."""
         for reader, region in self.readers.get(node.id, []):
-            if but is not None and reader == but.id:
+            if reader == phi.id or any(step[0] == phi.id for step in region):
                 continue
-            if reader in self.emitted or _exclusive(region, self.region):
-                continue
-            if reader == 0 and node.id in self.stop and self._is_returned(node):
+            if reader not in self.emitted and not _exclusive(region, self.region):
                 return True
-            return True
         return False
-
-    def _is_returned(self, node: Node) -> bool:
-        return any(reader == 0 for reader, _ in self.readers.get(node.id, []))
 
     def take_name(self, node: Node) -> str:
         """A name for node: the source's, unless it holds a value that is still read."""
@@ -394,9 +383,10 @@ class Body:
         if name in self.reserved:
             return False
         held = self.holder.get(name)
-        if held is None or held is node or self.names.get(held.id) != name:
+        if held is None or held is node:
             return True
-        return not self._alive_after(held, node)
+        others = [n for n in self.called.get(held.id, []) if self.holder.get(n) is held]
+        return len(others) > 1 or not self._alive_after(held, node)
 
     def _alive_after(self, held: Node, node: Node) -> bool:
         """Whether held is read by anything but the statement that makes node."""
@@ -426,16 +416,12 @@ class Body:
         if held is None:
             return False
         for other in hinted(held, self.frame):
-            if other != name and other not in self.reserved and other not in self.holder:
-                self.line(f"{other} = {name}", [held.span])
-                self.names[held.id] = other
-                self.holder[other] = held
-                return True
+            if other == name or other in self.reserved:
+                continue
             current = self.holder.get(other)
-            if other != name and current is not None and not self._alive(current):
-                self.line(f"{other} = {name}", [held.span])
-                self.names.pop(current.id, None)
-                self.names[held.id] = other
+            if current is None or not self._alive_after(current, held):
+                self.line(f"{other} = {name}", [])
+                self.called[held.id].append(other)
                 self.holder[other] = held
                 return True
         return False

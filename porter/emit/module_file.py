@@ -103,8 +103,6 @@ def format_text(text: str) -> str:
     """
     ruff = _ruff()
     args = [ruff, "format", "--isolated", "--line-length", "88", "-"]
-    import os
-    if os.environ.get("DUMP"): open("/tmp/lead_dump.py","w").write(text)
     done = subprocess.run(args, input=text, capture_output=True, text=True)
     if done.returncode:
         raise CannotRun(f"the generated file can't be formatted: {done.stderr.strip()}")

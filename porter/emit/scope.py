@@ -5,7 +5,7 @@ Writing the forward body collects them; the constructor is then written from the
 
 from typing import Any
 
-from porter.analyze.graph import Frame, Node
+from porter.analyze.graph import Frame, Node, walk
 from porter.analyze.symbols import Sym, key, negate, same, simplify, text, unwrap
 from porter.analyze.values import Activation, Choice, Config, Module
 from porter.emit.frames import FrameGraph
@@ -230,27 +230,26 @@ class ClassScope:
         return node.op == "linear"
 
     def condition(self, cond, body, sides) -> str:
-        """A branch's test: `self.x is not None` where it decides whether x is there."""
+        """A branch's test: `self.x is not None` where x is what the branch calls."""
         wanted = unwrap(cond)
+        called = {id(n.attrs.get("module")) for _, operand in sides for n in
+                  walk([operand]) if n.frame is body.frame}
         for name, value in self.inst.attrs.items():
-            if isinstance(value, Choice) and None in (value.then, value.other):
-                there = value.cond if value.other is None else negate(value.cond)
-                if key(there) == key(wanted):
-                    self._keep_child(value)
-                    return f"self.{name} is not None"
-                if key(negate(there)) == key(wanted):
-                    self._keep_child(value)
-                    return f"self.{name} is None"
+            if not (isinstance(value, Choice) and None in (value.then, value.other)):
+                continue
+            child = value.then if value.other is None else value.other
+            if id(child) not in called:
+                continue
+            there = value.cond if value.other is None else negate(value.cond)
+            if key(there) == key(wanted):
+                return f"self.{name} is not None"
+            if key(negate(there)) == key(wanted):
+                return f"self.{name} is None"
         return self.number(wanted)
-
-    def _keep_child(self, value: Choice) -> None:
-        child = value.then if value.then is not None else value.other
-        if isinstance(child, Module):
-            self.module(child)
 
     def fallback(self, node: Node, body) -> list[str]:
         role = node.attrs.get("role_name")
-        main = [body.names.get(n.id) for n in self.graph.free(body.frame)
+        main = [body.name(n) for n in self.graph.free(body.frame)
                 if n.op not in ("positions", "input_ids")]
         names = [role, *main, "output", "x"]
         return [n for n in names if n]

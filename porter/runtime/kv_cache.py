@@ -4,7 +4,6 @@ A sequence's blocks are taken one after another where the pool has them so: atte
 on a CPU then reads its keys in place instead of gathering them.
 """
 
-import bisect
 from typing import Any
 
 import torch
@@ -20,45 +19,59 @@ _GPU_CACHE_SHARE = 0.8
 
 
 class BlockPool:
-    """Hands out block numbers 0 .. num_blocks - 1."""
+    """Hands out block numbers 0 .. num_blocks - 1.
+
+    The blocks that a sequence is likely to need next are promised to it: others take
+    them only when nothing else is free.
+    """
 
     def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks
-        self._free = list(range(num_blocks))  # sorted
+        self._free = set(range(num_blocks))
+        self._promised: set[int] = set()
+        self._promise_end: dict[int, int] = {}  # last block of a sequence -> end
 
     @property
     def num_free(self) -> int:
         return len(self._free)
 
-    def allocate(self, after: int | None, expected: int) -> int:
-        """One block: the one after `after` if free, else the start of a free run.
+    def extend(self, blocks: list[int], expected: int) -> None:
+        """Append one free block to a sequence's blocks, the next one if possible.
 
-        expected: how many blocks the sequence will want from here on; the first run
-        that long is begun, or the longest one. The pool must not be empty.
+        expected: how many blocks the sequence will have in the end. There must be a
+        free block.
         """
-        if after is not None and (at := self._index(after + 1)) is not None:
-            return self._free.pop(at)
-        return self._free.pop(self._best_run(expected))
+        last = blocks[-1] if blocks else -1
+        end = self._promise_end.pop(last, 0)
+        block = last + 1
+        if not blocks or block not in self._free:
+            self._forget(block, end)
+            block, end = self._start_run(expected - len(blocks))
+        self._free.remove(block)
+        self._promised.discard(block)
+        if block + 1 < end:
+            self._promise_end[block] = end
+        blocks.append(block)
 
     def release(self, blocks: list[int]) -> None:
-        """Take blocks back."""
-        self._free = sorted(self._free + blocks)
+        """Take a sequence's blocks back, and what was promised to it."""
+        if blocks:
+            self._forget(blocks[-1] + 1, self._promise_end.pop(blocks[-1], 0))
+        self._free.update(blocks)
 
-    def _index(self, block: int) -> int | None:
-        at = bisect.bisect_left(self._free, block)
-        return at if at < len(self._free) and self._free[at] == block else None
+    def _forget(self, start: int, end: int) -> None:
+        self._promised.difference_update(range(start, end))
 
-    def _best_run(self, expected: int) -> int:
-        best, best_length, start = 0, 0, 0
-        for i in range(1, len(self._free) + 1):
-            if i < len(self._free) and self._free[i] == self._free[i - 1] + 1:
-                continue
-            if i - start >= expected:
-                return start
-            if i - start > best_length:
-                best, best_length = start, i - start
-            start = i
-        return best
+    def _start_run(self, length: int) -> tuple[int, int]:
+        """First and one-past-last block of a run; all but the first are promised."""
+        unpromised = sorted(self._free - self._promised)
+        for i in range(len(unpromised) - length + 1):
+            start = unpromised[i]
+            if unpromised[i + length - 1] == start + length - 1:
+                self._promised.update(range(start + 1, start + length))
+                return start, start + length
+        block = unpromised[0] if unpromised else min(self._free)
+        return block, block + 1
 
 
 def attention_layers(vllm_config: VllmConfig) -> dict[str, Attention]:

@@ -63,6 +63,10 @@ class ModelRunner:
         )
         if vllm_config.model_config.word_embeddings_untied_by_checkpoint:
             retie_word_embeddings(self.model)
+        for module in self.model.modules():
+            method = getattr(module, "quant_method", None)
+            if method is not None:
+                method.process_weights_after_loading(module)
         self.model.eval()
         self.model.requires_grad_(False)
         self._limit_length()

@@ -131,9 +131,7 @@ class Scheduler:
     def _extend(self, request: Request, num_tokens: int) -> None:
         at_the_end = self._blocks_for(request.max_tokens_in_cache)
         while len(request.blocks) < self._blocks_for(num_tokens):
-            after = request.blocks[-1] if request.blocks else None
-            expected = at_the_end - len(request.blocks)
-            request.blocks.append(self.pool.allocate(after, expected))
+            self.pool.extend(request.blocks, at_the_end)
 
     def _release(self, request: Request) -> None:
         self.pool.release(request.blocks)

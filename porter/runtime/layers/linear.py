@@ -21,6 +21,11 @@ from porter.runtime.distributed import (
     tensor_model_parallel_all_gather,
     tensor_model_parallel_all_reduce,
 )
+from porter.runtime.kernels.packed_linear import (
+    can_pack,
+    pack_weight,
+    packed_linear,
+)
 from porter.runtime.layers.quantization import (
     QuantizationConfig,
     refuse_quantization,
@@ -33,9 +38,24 @@ Output = torch.Tensor | tuple[torch.Tensor, nn.Parameter | None]
 class UnquantizedLinearMethod:
     """y = x W^T + b."""
 
+    packed_weight: torch.Tensor | None = None
+
+    def process_weights_after_loading(self, layer: nn.Module) -> None:
+        """Pack the weight where the machine can; the plain one is given up then."""
+        self._pack(layer)
+        if self.packed_weight is not None:
+            layer.weight = nn.Parameter(torch.empty(0), requires_grad=False)
+
+    def _pack(self, layer: nn.Module) -> None:
+        weight: Any = layer.weight
+        if can_pack(weight):
+            self.packed_weight = pack_weight(weight)
+
     def apply(
         self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
+        if self.packed_weight is not None and x.dtype == self.packed_weight.dtype:
+            return packed_linear(x, self.packed_weight, bias)
         return F.linear(x, layer.weight, bias)  # type: ignore[arg-type]
 
 
@@ -114,9 +134,8 @@ class LinearBase(nn.Module):
         return output, self.bias if self.skip_bias_add else None
 
     def extra_repr(self) -> str:
-        rows, columns = self.weight.shape
         return (
-            f"in_features={columns}, output_features={rows}, "
+            f"in_features={self.input_size}, output_features={self.output_size}, "
             f"bias={self.bias is not None}, tp_size={self.tp_size}"
         )
 

@@ -34,6 +34,11 @@ def pad_vocab_size(vocab_size: int, pad_to: int = DEFAULT_VOCAB_PADDING_SIZE) ->
 class UnquantizedEmbeddingMethod(UnquantizedLinearMethod):
     """Look rows up, multiply by them, share them."""
 
+    def process_weights_after_loading(self, layer: nn.Module) -> None:
+        """Pack a head's weight; the plain one stays, an embedding may share it."""
+        if isinstance(layer, ParallelLMHead):
+            self._pack(layer)
+
     def embedding(self, layer: nn.Module, input_: torch.Tensor) -> torch.Tensor:
         return F.embedding(input_, layer.weight)  # type: ignore[arg-type]
 

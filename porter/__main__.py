@@ -1,0 +1,7 @@
+"""`python -m porter` is `porter`."""
+
+import sys
+
+from porter.cli import main
+
+sys.exit(main())

@@ -1,0 +1,40 @@
+"""Convert and verify every decoder-only causal LM of the installed transformers.
+
+NAME is an architecture, a model_type or a folder of transformers' models; without one
+all are taken. A model that porter refuses is no failure. Exit code 0: no port differs
+from its source, 1: one does, or porter failed on one.
+"""
+
+import argparse
+from pathlib import Path
+
+from porter.commands.options import positive
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--engine", choices=["porter", "vllm"], default="porter")
+    parser.add_argument("--tp", type=positive, default=1, metavar="N")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="'-': stdout")
+    parser.add_argument("--html", type=Path, metavar="FILE")
+    parser.add_argument(
+        "--convert-only", action="store_true", help="don't verify what is converted"
+    )
+    parser.add_argument(
+        "--workers", type=positive, metavar="N", help="processes (default: the cores)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from porter.zoo import zoo
+
+    entries = zoo(
+        arguments.names,
+        engine=arguments.engine,
+        tp=arguments.tp,
+        json=arguments.json,
+        html=arguments.html,
+        convert_only=arguments.convert_only,
+        workers=arguments.workers,
+    )
+    return 1 if any(e.status in ("failed", "differs") for e in entries) else 0

@@ -1,0 +1,273 @@
+"""`verify`: the same weights and prompts through the source and through its port."""
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from porter.gap import CannotRun, UsageError
+from porter.verify.bisection import first_divergence, telling_tolerance
+from porter.verify.checkpoint import Checkpoint, make_checkpoint, vocabulary
+from porter.verify.comparison import Comparison, compare, rel_rmse
+from porter.verify.invariances import MakeEngine, check_invariances
+from porter.verify.origin import Source, find_source
+from porter.verify.reference import load_reference, trace_reference
+from porter.verify.result import VerifyResult
+from porter.verify.trace import MAX_TOKENS, Trace, make_prompts, trace_engine
+
+# Largest relative RMSE of the logits. Exact arithmetic is checked in float32 alone; the
+# other types round every product, and are held to the field's criterion beside it.
+TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 8e-2}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is verified: a checkpoint, its reference model, and the reference's traces.
+
+    One subject serves several engines: other schedules, other numbers of ranks.
+    """
+
+    model_dir: Path
+    reference: Any
+    traces: list[Trace]
+    checkpoint: Checkpoint | None = None
+
+    @property
+    def prompts(self) -> list[list[int]]:
+        return [trace.prompt for trace in self.traces]
+
+
+def verify(
+    port_path: Path | str,
+    *,
+    against: str = "hf",
+    model_dir: Path | str | None = None,
+    engine: str = "porter",
+    tp: int = 1,
+    pp: int = 1,
+    dtype: str = "float32",
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+    hf_factory: Callable[[Path], Any] | None = None,
+    hf_module_text: str | None = None,
+    config_overrides: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    invariances: bool = True,
+    max_tokens: int = MAX_TOKENS,
+) -> VerifyResult:
+    """Compare the port with the HuggingFace model that it was made from.
+
+    model_dir: a checkpoint; without it a tiny random one is made from the source's
+    config class, with `config_overrides` and `seed`. hf_factory(model_dir) gives
+    another reference model; hf_module_text is run in place of the source's file.
+    Raises UsageError (mistakes of the caller), CannotRun (and why).
+    """
+    started = time.perf_counter()
+    port = Path(port_path)
+    _check_choices(against, engine, dtype)
+    with tempfile.TemporaryDirectory(prefix="porter-verify-") as scratch:
+        source = find_source(
+            port,
+            Path(model_dir) if model_dir else None,
+            trust_remote_code=trust_remote_code,
+            source_text=hf_module_text,
+        )
+        subject = make_subject(
+            source,
+            Path(model_dir) if model_dir else None,
+            Path(scratch),
+            config_overrides=config_overrides,
+            seed=seed,
+            hf_factory=hf_factory,
+            allow_pickle=allow_pickle,
+            max_tokens=max_tokens,
+        )
+        engines = porter_engines(
+            port,
+            subject.model_dir,
+            dtype=dtype,
+            pipeline_parallel_size=pp,
+            trust_remote_code=trust_remote_code,
+            allow_pickle=allow_pickle,
+        )
+        return verify_subject(
+            subject,
+            engines,
+            tp=tp,
+            pp=pp,
+            dtype=dtype,
+            invariances=invariances,
+            started=started,
+        )
+
+
+def _check_choices(against: str, engine: str, dtype: str) -> None:
+    if against != "hf":
+        raise UsageError(f"--against {against}: only hf is known")
+    if engine not in ("porter", "vllm"):
+        raise UsageError(f"--engine {engine}: porter or vllm was expected")
+    if engine == "vllm":
+        raise CannotRun("--engine vllm: this porter verifies on its own runtime only")
+    if dtype not in TOLERANCE:
+        raise UsageError(f"--dtype {dtype}: one of {', '.join(TOLERANCE)} was expected")
+
+
+def make_subject(
+    source: Source | type,
+    model_dir: Path | None,
+    scratch: Path,
+    *,
+    config_overrides: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    hf_factory: Callable[[Path], Any] | None = None,
+    allow_pickle: bool = False,
+    max_tokens: int = MAX_TOKENS,
+) -> Subject:
+    """The reference's answers for `model_dir`, or a tiny checkpoint in `scratch`."""
+    checkpoint = None
+    source = source if isinstance(source, Source) else Source(source)
+    if model_dir is None:
+        checkpoint = make_checkpoint(
+            source.model_class,
+            scratch,
+            config_overrides=config_overrides,
+            seed=seed,
+            code=source.code,
+        )
+        model_dir = checkpoint.folder
+    elif config_overrides:
+        raise UsageError("config overrides are for checkpoints that porter makes")
+    if hf_factory is not None:
+        reference = hf_factory(model_dir)
+    else:
+        reference = load_reference(
+            source.model_class, model_dir, allow_pickle=allow_pickle
+        )
+    prompts = make_prompts(vocabulary(reference.config))
+    traces = trace_reference(reference, prompts, max_tokens)
+    return Subject(model_dir, reference, traces, checkpoint)
+
+
+def porter_engines(port: Path, model_dir: Path, **fixed: Any) -> MakeEngine:
+    """Makes engines of the bundled runtime for one port and one checkpoint.
+
+    Weights that don't match are told by the engine's report, not raised.
+    """
+    from porter.runtime.llm import LLM
+
+    def make_engine(**options: Any) -> Any:
+        return LLM(port, model_dir, strict=False, **{**fixed, **options})
+
+    return make_engine
+
+
+def verify_subject(
+    subject: Subject,
+    make_engine: MakeEngine,
+    *,
+    tp: int = 1,
+    pp: int = 1,
+    dtype: str = "float32",
+    invariances: bool = True,
+    two_ranks: bool = True,
+    started: float | None = None,
+) -> VerifyResult:
+    """All criteria for one subject and the engines that `make_engine` makes.
+
+    invariances: whether to check them too, `tp2` among them with `two_ranks`.
+    """
+    started = time.perf_counter() if started is None else started
+    with make_engine(tensor_parallel_size=tp) as llm:
+        traces = trace_engine(llm, subject.prompts, len(subject.traces[0].tokens))
+        weights, fused = llm.weight_report, dict(llm.fused_modules())
+    comparison = compare(subject.traces, traces)
+    failures = differences(comparison, dtype)
+    divergence = None
+    if failures:
+        divergence = _bisect(subject, traces, make_engine)
+    if weights.unused:
+        failures.append(f"{len(weights.unused)} weights of the checkpoint are unused")
+    if weights.uninitialised:
+        failures.append(f"{len(weights.uninitialised)} parameters got no weight")
+    held = {}
+    if invariances and not failures:
+        tolerance = TOLERANCE[dtype]
+        held = check_invariances(
+            make_engine, traces, tolerance, tp=tp, two_ranks=two_ranks
+        )
+        failures += [f"not the same with {name}" for name, ok in held.items() if not ok]
+    return VerifyResult(
+        passed=not failures,
+        engine="porter",
+        tp=tp,
+        pp=pp,
+        dtype=dtype,
+        logits_rel_rmse=comparison.logits_rel_rmse,
+        tokens_equal=comparison.tokens_equal,
+        logprobs_close=comparison.logprobs_close,
+        first_divergence=divergence,
+        unused_weights=sorted(weights.unused),
+        uninitialised_weights=sorted(weights.uninitialised),
+        fused=fused,
+        seconds=round(time.perf_counter() - started, 3),
+        logprobs_diff=comparison.logprobs_diff,
+        ties=[str(tie) for tie in comparison.ties],
+        invariances=held,
+        failures=failures,
+        checkpoint=_describe(subject.checkpoint),
+    )
+
+
+def _bisect(
+    subject: Subject, traces: list[Trace], make_engine: MakeEngine
+) -> str | None:
+    """Where the prompt that differs most goes wrong, on one rank."""
+    errors = [
+        rel_rmse(ours.logits, theirs.logits)
+        for ours, theirs in zip(subject.traces, traces, strict=True)
+    ]
+    worst_first = sorted(range(len(errors)), key=lambda i: -errors[i])
+    with make_engine(tensor_parallel_size=1) as llm:
+        for i in worst_first:
+            tolerance = telling_tolerance(errors[i])
+            prompt = subject.prompts[i]
+            path = first_divergence(subject.reference, llm, prompt, tolerance)
+            if path is not None:
+                return path
+    return None
+
+
+def _describe(checkpoint: Checkpoint | None) -> dict[str, Any]:
+    if checkpoint is None:
+        return {}
+    return {
+        "seed": checkpoint.seed,
+        "parameters": checkpoint.parameters,
+        "margin": round(checkpoint.margin, 6),
+        "distinct": checkpoint.distinct,
+    }
+
+
+def differences(comparison: Comparison, dtype: str) -> list[str]:
+    """What of the comparison doesn't pass, in words. Written so that NaN fails."""
+    found = []
+    tolerance = TOLERANCE[dtype]
+    if not comparison.logits_rel_rmse <= tolerance:
+        found.append(
+            f"relative RMSE of the logits {comparison.logits_rel_rmse:.1e}, "
+            f"{tolerance:.0e} is allowed"
+        )
+    if not comparison.logprobs_close:
+        found.append("logprobs: a token is not in the other's top 5")
+    if dtype != "float32":
+        return found
+    if not comparison.tokens_equal_or_tied:
+        found.append(f"greedy tokens differ: {comparison.tokens_equal}")
+    elif not comparison.ties and not comparison.logprobs_diff <= 10 * tolerance:
+        found.append(
+            f"log probabilities of decoded tokens are {comparison.logprobs_diff:.1e} "
+            "apart"
+        )
+    return found

@@ -1,0 +1,1 @@
+"""The acceptance matrix: six models, several configs each, one rank and two."""

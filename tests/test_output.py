@@ -1,0 +1,96 @@
+"""What every port is like as a file: short, clean, and the same bytes each time."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from porter.convert import convert
+from tests.processes import python
+from tests.sources import FIXTURES, ROOT, SIX, fixture_file
+
+MAX_LINES = 450
+MAX_SECONDS = 1.0
+# vLLM's own choice of rules, and those for unused arguments and dead branches.
+RULES = "E,F,W,I,UP,B,SIM,ISC,ARG,PIE,RET,RUF100"
+
+
+def source_of(name: str) -> str:
+    return fixture_file(name) if name in FIXTURES else name
+
+
+@pytest.fixture(params=[*SIX, *FIXTURES])
+def port_file(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    monkeypatch.chdir(ROOT)
+    port = convert(source_of(request.param))
+    path = tmp_path / port.file_name
+    path.write_text(port.text)
+    return path
+
+
+def test_port_is_short(port_file: Path) -> None:
+    assert port_file.read_text().count("\n") <= MAX_LINES
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["check", "--isolated", "--line-length", "88", "--select", RULES],
+        ["format", "--isolated", "--line-length", "88", "--check", "--diff"],
+    ],
+    ids=["check", "format"],
+)
+def test_ruff_finds_nothing_in_a_port(command: list[str], port_file: Path) -> None:
+    done = python("-m", "ruff", *command, port_file)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+DIGESTS = """
+import hashlib, json, sys
+from porter.convert import convert
+from tests.processes import python
+ports = {name: convert(name).text for name in sys.argv[1:]}
+json.dump({n: hashlib.sha256(t.encode()).hexdigest() for n, t in ports.items()},
+          sys.stdout)
+"""
+
+
+def test_same_bytes_in_every_process() -> None:
+    """Two processes whose hash seeds differ, so that no set's order gets out."""
+    names = [source_of(name) for name in (*SIX, *FIXTURES)]
+    digests = []
+    for seed in ("1", "2"):
+        done = python("-c", DIGESTS, *names, PYTHONHASHSEED=seed)
+        assert done.returncode == 0, done.stderr
+        digests.append(json.loads(done.stdout))
+    assert digests[0] == digests[1]
+
+
+IMPORTS = """
+import sys
+from porter.cli import main
+assert main(["convert", "llama", "-o", "-"]) == 0
+heavy = {"torch", "transformers", "numpy", "safetensors"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def test_convert_imports_neither_torch_nor_transformers() -> None:
+    done = python("-c", IMPORTS)
+    assert done.returncode == 0, done.stderr
+
+
+def test_convert_takes_at_most_a_second() -> None:
+    """The best of five, because the machine may be busy with other tests."""
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        done = python("-m", "porter", "convert", "llama", "-o", "-")
+        seconds.append(time.perf_counter() - start)
+        assert done.returncode == 0, done.stderr
+        if seconds[-1] <= MAX_SECONDS:
+            return
+    pytest.fail(f"fresh processes took {seconds} s")
