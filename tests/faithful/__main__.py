@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.faithful.catalogue import CATALOGUE, HANDFUL
 from tests.faithful.judge import Judgement, judge
 from tests.faithful.mutation import Mutation
+from tests.faithful.pins import write_pins
 from tests.faithful.report import details, line, summary, totals
 
 
@@ -23,6 +24,11 @@ def main(argv: list[str] | None = None) -> int:
         choices=("none", "some", "all"),
         default="some",
         help="which entries are judged at tensor parallel 2 as well",
+    )
+    parser.add_argument(
+        "--pin",
+        action="store_true",
+        help="rewrite refused_today.txt from what was refused, after a whole run",
     )
     parser.add_argument("--keep", type=Path, help="leave ports and checkpoints here")
     options = parser.parse_args(argv)
@@ -39,6 +45,8 @@ def main(argv: list[str] | None = None) -> int:
             print(line(rows[-1]), flush=True)
     for text in ("", *details(rows), "", *summary(totals(rows))):
         print(text)
+    if options.pin and len(rows) == len(CATALOGUE):
+        write_pins(rows)
     print(f"{time.perf_counter() - start:.0f} s")
     return 0 if totals(rows).passed else 1
 
