@@ -13,7 +13,7 @@ from porter.analyze import axes as ax
 from porter.analyze.expressions import Expressions
 from porter.analyze.graph import Frame, Loop, Node, Span, iter_nodes
 from porter.analyze.statements import Statements
-from porter.analyze.symbols import Sym, key, negate, same, unwrap
+from porter.analyze.symbols import Sym, contains, key, negate, same, unwrap
 from porter.analyze.torch_modules import bind_leaf, call_leaf, is_leaf
 from porter.analyze.torch_ops import forbid_tokens
 from porter.analyze.values import (
@@ -86,7 +86,8 @@ class Interpreter(Expressions, Statements):
         """A new operation; the same one made twice in one call is one node."""
         for arg in args:
             self._reject_unknown(arg, op)
-        frame_key = id(self.frame), id(self.loop)
+        building = self.under_construction[-1] if self.under_construction else None
+        frame_key = id(self.frame), id(self.loop), id(building)
         parts = tuple(_arg_key(a) for a in (*args, *attrs.values()))
         sizes = () if parts and any(isinstance(a, Node) for a in args) else tuple(
             key(ax.axis_size(a)) for a in axes
@@ -109,6 +110,9 @@ class Interpreter(Expressions, Statements):
 
     def elementwise(self, op: str, *args, dtype=None, **attrs) -> Node:
         tensors = [a for a in args if isinstance(a, Node)]
+        if any(isinstance(a, Sym) and contains(a, "runtime") for a in args):
+            raise self.gap("the number of tokens is used as a value",
+                           "vLLM batches tokens of several sequences")
         try:
             axes = ax.broadcast([t.axes for t in tensors])
         except ax.AxisError as error:
@@ -186,6 +190,9 @@ class Interpreter(Expressions, Statements):
         """`a` where cond holds, else `b`."""
         if a is b or (is_scalar(a) and is_scalar(b) and same(a, b)):
             return a
+        if contains(cond, "runtime") and (_has_node(a) or _has_node(b)):
+            raise self.gap("a branch depends on the number of tokens",
+                           "vLLM batches tokens of several sequences")
         if isinstance(a, Node) and isinstance(b, Node):
             return self._join_nodes(cond, a, b)
         if is_scalar(a) and is_scalar(b):
@@ -403,6 +410,10 @@ def _arg_key(arg):
 
 def _dtype_key(dtype):
     return ("n", dtype.id) if isinstance(dtype, Node) else dtype
+
+
+def _has_node(value) -> bool:
+    return any(True for _ in iter_nodes(value))
 
 
 def nodes_in(value) -> list[Node]:

@@ -402,6 +402,8 @@ def simplify(x):
     inner = unwrap(x)
     if not isinstance(inner, Sym) or inner.op not in ARITHMETIC:
         return x
+    if contains(inner, "truediv") or contains(inner, "pow"):
+        return x  # not a size
     atoms: dict = {}
     _collect_atoms(inner, atoms)
     p = poly(inner)

@@ -589,6 +589,8 @@ def matmul(interp, a: Node, b: Node) -> Node:
         return binary(interp, "mul", a, b)
     if ax.roles(left) != ax.roles(right):
         raise interp.gap("`matmul` joins a token axis with another")
+    if has_role(left, "batch", "seq"):
+        raise _mixes(interp, "`matmul`")
     try:
         lead = ax.broadcast([a.axes[:-2], b.axes[:-2]])
     except ax.AxisError as error:
@@ -651,6 +653,52 @@ def _along(interp, name: str, x: Node, *args, dim=None, dims=None, **kwargs):
         if number is not None and -len(x.axes) <= number < len(x.axes):
             forbid_tokens(interp, x.axes[number % len(x.axes)], f"`{name}`")
     raise interp.gap(f"`{name}` isn't followed")
+
+
+def _dim_function(*names: str):
+    """A function along one axis, kept as it is: fn(x, *values, dim)."""
+
+    def fn(interp, x: Node, *args, **kwargs):
+        given = dict(zip(names, args, strict=False)) | kwargs
+        given.pop("dtype", None)
+        at = constant(_one(given.pop("dim", given.pop("dims", -1))))
+        if at is None or any(not is_scalar(v) for v in given.values()):
+            raise interp.gap("this call isn't followed")
+        at = ax.normalize(at, len(x.axes))
+        forbid_tokens(interp, x.axes[at], f"`{names[-1]}`")
+        return at, given
+
+    return fn
+
+
+def _one(dim):
+    return dim[0] if isinstance(dim, (tuple, list)) and len(dim) == 1 else dim
+
+
+def _along_features(name: str, *names: str):
+    """flip, roll, cumsum, ... over a feature axis; over tokens they mix them."""
+    parse = _dim_function(*names)
+
+    def fn(interp, x: Node, *args, **kwargs):
+        if "dim" not in names and "dims" not in kwargs and len(args) < len(names):
+            if name in ("flip", "roll"):
+                raise interp.gap(f"`{name}` over all elements isn't followed")
+        at, given = parse(interp, x, *args, **kwargs)
+        values = tuple(given.items())
+        return interp.node("along", (x, *(v for _, v in values)), x.axes, dtype=x.dtype,
+                           fn=name, dim=at - len(x.axes), names=tuple(k for k, _ in values))
+
+    return fn
+
+
+def add(interp, x, other, alpha=1):
+    return binary(interp, "add", x, binary(interp, "mul", other, alpha)
+                  if constant(alpha) != 1 else other)
+
+
+def sub(interp, x, other, alpha=1):
+    return binary(interp, "sub", x, binary(interp, "mul", other, alpha)
+                  if constant(alpha) != 1 else other)
 
 
 def conv1d(interp, x, *args, **kwargs):
@@ -825,9 +873,17 @@ _TABLE: dict[str, Any] = {
     "concat": cat, "concatenate": cat, "stack": stack, "pad": pad, "matmul": matmul,
     "bmm": matmul, "linear": linear, "einsum": einsum, "softmax": softmax,
     "conv1d": conv1d, "size": size, "dim": dim, "numel": numel, "item": item,
-    "cpu": same_value, "cuda": same_value, "tensor_split": chunk, "roll": None,
+    "cpu": same_value, "cuda": same_value, "tensor_split": chunk,
 }  # fmt: skip
-del _TABLE["roll"]
+_TABLE |= {
+    "roll": _along_features("roll", "shifts", "dims"),
+    "flip": _along_features("flip", "dims"),
+    "cumsum": _along_features("cumsum", "dim"),
+    "log_softmax": _along_features("log_softmax", "dim"),
+    "normalize": _along_features("normalize", "p", "dim", "eps"),
+    "add": add,
+    "sub": sub,
+}
 for _name, _tag in _DTYPES.items():
     if _name in ("float", "half", "bfloat16", "double", "long", "int", "bool"):
         _TABLE[_name] = _cast_method(_tag)

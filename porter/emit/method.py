@@ -229,11 +229,12 @@ class Body:
         if group is not None:
             text, targets = group
             spans = self.spans
-            names = [self.take_name(t) if t is not None else "_" for t in targets]
+            names = []
+            for target_ in targets:
+                names.append("_" if target_ is None else self.take_name(target_))
+                if target_ is not None:
+                    self.hold(target_, names[-1])
             self.line(f"{', '.join(names)} = {text}", spans)
-            for t, name in zip(targets, names, strict=True):
-                if t is not None:
-                    self.hold(t, name)
             return
         text, _ = self.expression(node)
         spans = self.spans
@@ -256,10 +257,11 @@ class Body:
         args = [self.operand(d) for d in self.graph.free(call.frame)]
         text = f"{self.scope.module(call.frame.inst)}({', '.join(args)})"
         spans = self.spans
-        names = [self.take_name(out) for out in call.outputs]
+        names = []
+        for out in call.outputs:
+            names.append(self.take_name(out))
+            self.hold(out, names[-1])
         self.line(f"{', '.join(names)} = {text}", spans)
-        for out, name in zip(call.outputs, names, strict=True):
-            self.hold(out, name)
         self.emitted.add(item.key)
 
     # -- branches

@@ -155,6 +155,18 @@ class Printer:
         behind = -1 - self.dim(x, node.attrs["dim"])
         return f"{self.operand(x, _ATOM)}[..., {self.number(at, 0)}{', :' * behind}]"
 
+    def _along(self, node: Node) -> str:
+        x, fn = node.args[0], node.attrs["fn"]
+        parts = [self.operand(x, 0)]
+        for name, value in zip(node.attrs["names"], node.args[1:], strict=True):
+            parts.append(f"{name}={self.number(value, 0)}")
+        dim = self.dim(x, node.attrs["dim"])
+        parts.append(f"dims=({dim},)" if fn in ("flip", "roll") else f"dim={dim}")
+        if fn == "normalize":
+            self.imports.add("F")
+            return f"F.normalize({', '.join(parts)})"
+        return f"torch.{fn}({', '.join(parts)})"
+
     def _cat(self, node: Node) -> str:
         rank = self.rank(node)
         parts = []

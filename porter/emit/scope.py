@@ -51,7 +51,10 @@ class ClassScope:
         if inner.op == "layer":
             return self._attribute("layer_idx", inner)
         if inner.op == "field":
-            return self._attribute(inner.args[1], inner)
+            name = inner.args[1]
+            if name in self.inst.attrs or name in self.children:
+                name = f"config_{name}"
+            return self._attribute(name, inner)
         if inner.op in ("item", "get", "call", "or_default", "hasattr", "ifexp",
                         "rope_scaling"):
             return self._attribute(_invented(inner), inner)
