@@ -25,6 +25,7 @@ class Facts:
     logits: Node
     interpreter: Interpreter
     class_values: dict[str, Any] = field(default_factory=dict)
+    default_rope_only: Any = None  # the rope type's Sym, where only the default is kept
 
     @property
     def frames(self) -> list[Frame]:

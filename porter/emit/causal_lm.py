@@ -160,6 +160,7 @@ class CausalLMWriter:
         head = self._head()
         head_module: Module = head.attrs["module"]
         scope.children.pop(head_module.name, None)
+        scope.children.pop(child, None)
         kind = self.inst.attrs[child].kind
         body = ["self.config = config", "self.quant_config = quant_config"]
         body += self.checks

@@ -75,7 +75,9 @@ class Constructor:
         if scope.attends:
             self._attention_sizes(scope.attends[0])
         for name, value in scope.attrs.items():
-            if isinstance(value, Sym) and key(value) not in self.known:
+            if isinstance(value, str):
+                self.lines.append(f"self.{name} = {value}")
+            elif isinstance(value, Sym) and key(value) not in self.known:
                 self.lines.append(f"self.{name} = {self.number(value)}")
                 if constant(value) is None:
                     self.known[key(value)] = f"self.{name}"

@@ -118,8 +118,16 @@ class Body:
         if item.call is not None:
             return self.graph.free(item.call.frame)
         assert item.node is not None
-        extra = [item.node.attrs["like"].final] if _needs_like(item.node) else []
-        return [*dependencies(item.node), *extra]
+        like = self.like(item.node)
+        return [*dependencies(item.node), *([like] if like is not None else [])]
+
+    def like(self, node: Node) -> Node | None:
+        """The value within reach whose dtype a cast takes; None: the model's own dtype."""
+        if node.op != "cast" or node.dtype is not None or node.attrs.get("like") is None:
+            return None
+        like: Node = node.attrs["like"].final
+        live = like.id in self.graph.position and self.graph.inside(like, self.frame)
+        return like if like.id in self.stop or (live and like.loop is node.loop) else None
 
     def _item(self, node: Node) -> _Item | None:
         """The item that makes a node, or None where it comes from outside."""
@@ -155,7 +163,14 @@ class Body:
         self.lines.append(Line(body, list(self.spans if spans is None else spans)))
 
     def printer(self) -> Printer:
-        return Printer(self.operand, self.scope.number, self.scope.imports)
+        return Printer(self.operand, self.scope.number, self.scope.imports, self._dtype)
+
+    def _dtype(self, node: Node) -> str:
+        like = self.like(node)
+        if like is not None:
+            return f"{self.operand(like, 9)}.dtype"
+        self.scope.attrs.setdefault("dtype", "torch.get_default_dtype()")
+        return "self.dtype"
 
     def operand(self, node: Node, level: int = 0) -> str:
         """The name of a node, or its expression where it is written in place."""
@@ -427,10 +442,6 @@ class Body:
                 self.holder[other] = held
                 return True
         return False
-
-
-def _needs_like(node: Node) -> bool:
-    return node.op == "cast" and node.dtype is None and node.attrs.get("like") is not None
 
 
 def _common(regions: list[Region]) -> Region:

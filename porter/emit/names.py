@@ -23,5 +23,10 @@ def preferred(node: Node, frame: Frame) -> list[str]:
         return [role]
     if node.op in CANONICAL and node.op != "embedding":
         return [CANONICAL[node.op]]
-    names = hinted(node, frame)
-    return names
+    return hinted(node, frame) or hinted_elsewhere(node)
+
+
+def hinted_elsewhere(node: Node) -> list[str]:
+    """What other modules call a value: how a layer unpacks it, for one."""
+    names = [n for each in node.hints.values() for _, n in each if n != "_"]
+    return list(dict.fromkeys(names))

@@ -21,8 +21,9 @@ class Printer:
     """Prints one method's nodes. operand(node) gives the text of a node that has a name or
     is printed in place; number(sym) that of a scalar."""
 
-    def __init__(self, operand, number, imports):
+    def __init__(self, operand, number, imports, dtype=None):
         self.operand, self.number, self.imports = operand, number, imports
+        self.dtype = dtype or (lambda node: "torch.get_default_dtype()")
 
     def gap(self, node: Node, what: str) -> Refused:
         return Refused([Gap(node.span.file, node.span.line, what)])
@@ -102,11 +103,8 @@ class Printer:
             return f"{x}.float()"
         if node.dtype == "int64":
             return f"{x}.long()"
-        like = node.attrs.get("like")
         if node.dtype is None:
-            if like is None:
-                raise self.gap(node, "a cast to a dtype that can't be named in a port")
-            return f"{x}.to({self.operand(like.final, _ATOM)}.dtype)"
+            return f"{x}.to({self.dtype(node)})"
         return f"{x}.to(torch.{node.dtype})"
 
     def _gelu(self, node: Node) -> str:
