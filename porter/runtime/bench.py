@@ -226,9 +226,7 @@ def _hf_runner(port: Path, model_dir: Path, trust: bool) -> Runner:
             eos_token_id=None,
         )
         with torch.inference_mode():
-            output = model.generate(
-                ids, attention_mask=mask, generation_config=config
-            )
+            output = model.generate(ids, attention_mask=mask, generation_config=config)
         return output[:, width:].tolist()
 
     run(Workload([[3, 4, 5]], 4))
@@ -237,7 +235,7 @@ def _hf_runner(port: Path, model_dir: Path, trust: bool) -> Runner:
 
 def _vllm_runner(port: Path, model_dir: Path, trust: bool) -> Runner:
     try:
-        import vllm  # type: ignore[import-not-found]
+        import vllm
     except ImportError as error:
         raise CannotRun("vLLM is not installed in this environment") from error
     import importlib.util

@@ -30,7 +30,9 @@ class ScheduledRequest:
 
 class Scheduler:
     def __init__(self, vllm_config: VllmConfig, num_blocks: int) -> None:
-        self.max_num_batched_tokens = vllm_config.scheduler_config.max_num_batched_tokens
+        self.max_num_batched_tokens = (
+            vllm_config.scheduler_config.max_num_batched_tokens
+        )
         self.max_num_seqs = vllm_config.scheduler_config.max_num_seqs
         self.max_model_len = vllm_config.model_config.max_model_len
         self.block_size = vllm_config.cache_config.block_size
