@@ -119,15 +119,6 @@ class LLM:
         """Tokens that a sequence may have, prompt and output together."""
         return self._engine.vllm_config.model_config.max_model_len
 
-    @property
-    def eos_token_ids(self) -> tuple[int, ...]:
-        """The end-of-sequence tokens that the model's config names."""
-        config = self._engine.vllm_config.model_config.hf_config.get_text_config()
-        eos = getattr(config, "eos_token_id", None)
-        if eos is None:
-            return ()
-        return tuple(eos) if isinstance(eos, list) else (eos,)
-
     def generate(
         self,
         prompts: list[list[int]],
