@@ -102,6 +102,9 @@ def _config_from(sources: SourceSet, cls: Class, name) -> ConfigClass | None:
 
 def analyze(sources: SourceSet, file: SourceFile, arch: str | None) -> Facts:
     cls = find_causal_lm(sources, file, arch)
+    if file.patched:
+        raise file.gap(file.patched[0], "the file changes its definitions after making them",
+                       "write the change into the class or function itself")
     fields = find_config_class(sources, cls)
     config = Config(("config",), fields)
     interp = Interpreter(sources, file, config)
