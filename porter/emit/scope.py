@@ -20,6 +20,12 @@ from porter.analyze.values import Activation, Choice, Config, Module
 from porter.emit.frames import FrameGraph
 from porter.gap import Gap, Refused
 
+# what the constructor of a class with attention calls its own
+_ATTENTION_NAMES = {
+    "total_num_heads", "num_heads", "total_num_kv_heads", "num_kv_heads", "head_dim",
+    "v_head_dim", "q_size", "kv_size", "v_size", "tp_size", "tp_rank",
+    "num_kv_head_replicas", "attn", "rotary_emb",
+}  # fmt: skip
 _LAYER_CALLS = {"linear", "qkv", "merged_linear", "norm", "embedding"}
 
 
@@ -89,6 +95,8 @@ class ClassScope:
         return None
 
     def _attribute(self, name: str, value) -> str:
+        if self.sizes and name in _ATTENTION_NAMES:
+            name = f"{name}_2"
         known = self.attrs.get(name)
         if known is not None and not (isinstance(known, Sym) and same(known, value)):
             raise Refused([Gap(self.inst.span.file, self.inst.span.line,
