@@ -3,7 +3,17 @@
 from typing import Any
 
 from porter.analyze.graph import Node
-from porter.analyze.symbols import Sym, constant, contains, key, same, simplify, text, unwrap
+from porter.analyze.symbols import (
+    WRAPPERS,
+    Sym,
+    constant,
+    contains,
+    key,
+    same,
+    simplify,
+    text,
+    unwrap,
+)
 from porter.analyze.values import Activation, Choice, Config, Module
 from porter.emit.printing import Printer
 from porter.emit.scope import ClassScope
@@ -50,7 +60,9 @@ class Constructor:
                 return self._layer()
             self.params[sym.args[0]] = sym.actual
             return sym.args[0]
-        inner = unwrap(sym)
+        if sym.op in WRAPPERS:
+            return None  # its actual value is asked for next
+        inner = sym
         if isinstance(inner, Sym):
             if inner.op == "layer":
                 return self._layer()

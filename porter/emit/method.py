@@ -61,6 +61,7 @@ class Body:
         self.items: dict[int, _Item] = {}
         self.cost: dict[int, int] = {}
         self.stop: set[int] = set()
+        self.bound: list[Node] = []
         self.reserved: set[str] = set()
         self.spans: list[Span] = []
 
@@ -70,6 +71,7 @@ class Body:
         """A value that is there under a name: a parameter."""
         self.hold(node, name)
         self.stop.add(node.id)
+        self.bound.append(node)
 
     def plan(self, roots: list[Node]) -> None:
         """Find the items that the roots need, who reads each, and in which branch."""
@@ -133,6 +135,9 @@ class Body:
         if node.op != "cast" or node.dtype is not None or node.attrs.get("like") is None:
             return None
         like: Node = node.attrs["like"].final
+        for bound in self.bound:  # the same values, gathered or cut for the ranks
+            if bound.op in ("gather_heads", "shard_heads") and bound.args[0].final is like:
+                return bound
         live = like.id in self.graph.position and self.graph.inside(like, self.frame)
         return like if like.id in self.stop or (live and like.loop is node.loop) else None
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from porter import spec
 from porter.analyze.model import Facts
 from porter.analyze.symbols import config_field, describe
 from porter.analyze.values import Module
@@ -63,6 +64,7 @@ def emit(facts: Facts, header: str) -> Emitted:
     doc = f'"""Inference-only {facts.cls.name} for vLLM."""'
     whole = f"{header}\n{doc}\n\n{imports}\n\n\n{text}\n"
     formatted = format_text(whole)
+    spec.check(formatted, facts.file.shown, facts.cls.node.lineno)
     origins = trace_lines(whole, formatted, raw, whole[: whole.index(text)].count("\n"))
     return Emitted(formatted, origins, [p.name for p in parts], plan, tied)
 
