@@ -27,7 +27,7 @@ class ModelConfig:
 
     @property
     def head_dtype(self) -> torch.dtype:
-        """dtype of the lm_head projection: `head_dtype` of the config, or the model's."""
+        """dtype of the projection to logits: `head_dtype`, or the model's."""
         head_dtype = getattr(self.hf_config, "head_dtype", None)
         if head_dtype is None or head_dtype == "model":
             return self.dtype
@@ -38,7 +38,7 @@ class ModelConfig:
 
 @dataclass
 class CacheConfig:
-    """block_size: tokens a block. sliding_window: of the whole model, tokens or None."""
+    """block_size: tokens a block. sliding_window: of every layer, tokens or None."""
 
     block_size: int = 16
     cache_dtype: str = "auto"

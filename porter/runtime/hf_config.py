@@ -113,9 +113,7 @@ def derive_max_model_len(config: Any) -> int:
     text_config = config.get_text_config()
     lengths = [getattr(text_config, name, None) for name in _LENGTH_FIELDS]
     known = [length for length in lengths if length is not None]
-    longest = getattr(text_config, "model_max_length", None) or min(
-        known, default=2048
-    )
+    longest = getattr(text_config, "model_max_length", None) or min(known, default=2048)
     parameter_sets = rope_parameter_sets(config)
     if any(p.get("rope_type") == "longrope" for p in parameter_sets):
         longest = getattr(config, "original_max_position_embeddings", longest)

@@ -93,7 +93,7 @@ def iterate_weights(
             yield from _load_pickle(path).items()
             continue
         with _open_safetensors(path) as file:
-            for name in file.keys():  # noqa: SIM118  safe_open is no mapping
+            for name in file.keys():
                 yield name, file.get_tensor(name)
 
 
@@ -159,7 +159,9 @@ def _some(names: list[str]) -> str:
 def retie_word_embeddings(model: nn.Module) -> None:
     """Share the head with the embedding where the checkpoint stored it twice."""
     named = [
-        (n, m) for n, m in model.named_modules() if isinstance(m, VocabParallelEmbedding)
+        (n, m)
+        for n, m in model.named_modules()
+        if isinstance(m, VocabParallelEmbedding)
     ]
     heads = [(n, m) for n, m in named if isinstance(m, ParallelLMHead)]
     tables = [m for _, m in named if not isinstance(m, ParallelLMHead)]

@@ -117,7 +117,7 @@ class ModelRunner:
         if not group.is_last_rank:
             _send(hidden)
             return None
-        rows = torch.tensor(step.logit_rows, device=self.device)
+        rows = torch.tensor(step.logit_rows, dtype=torch.long, device=self.device)
         return self.model.compute_logits(hidden.index_select(0, rows))
 
     def _attention_metadata(self, step: StepInput) -> AttentionMetadata:

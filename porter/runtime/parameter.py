@@ -9,12 +9,12 @@ from torch import nn
 LoaderFunction = Callable[[torch.Tensor, torch.Tensor], None]
 
 
-def set_weight_attrs(
-    weight: torch.Tensor, weight_attrs: dict[str, Any] | None
-) -> None:
+def set_weight_attrs(weight: torch.Tensor, weight_attrs: dict[str, Any] | None) -> None:
     """Set attributes on a tensor; AssertionError when it has one of them already."""
     for name, value in (weight_attrs or {}).items():
-        assert not hasattr(weight, name), f"Overwriting existing tensor attribute: {name}"
+        assert not hasattr(weight, name), (
+            f"Overwriting existing tensor attribute: {name}"
+        )
         setattr(weight, name, value)
 
 

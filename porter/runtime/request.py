@@ -44,7 +44,7 @@ class RequestOutput:
     """prompt and token_ids: the given and the new tokens.
 
     logprobs: for each new token the log probability (natural) of the asked likeliest
-    tokens and of the token itself, from the model's own distribution; None unless asked.
+    tokens and of the token itself, by the model's own distribution; None unless asked.
     preemptions: how often the request was put back for want of cache.
     """
 

@@ -147,9 +147,7 @@ SURFACE: dict[str, dict[str, Any]] = {
     f"{_LAYERS}.attention": _names(attention, ("Attention",)),
     f"{_LAYERS}.attention.attention": _names(attention, ("Attention",)),
     "vllm.v1.attention.backend": _names(attention, ("AttentionType",)),
-    f"{_LAYERS}.layernorm": _names(
-        layernorm, ("GemmaRMSNorm", "LayerNorm", "RMSNorm")
-    ),
+    f"{_LAYERS}.layernorm": _names(layernorm, ("GemmaRMSNorm", "LayerNorm", "RMSNorm")),
     f"{_LAYERS}.linear": _names(linear, _LINEARS),
     f"{_LAYERS}.logits_processor": _names(logits_processor, ("LogitsProcessor",)),
     f"{_LAYERS}.quantization": _names(quantization, ("QuantizationConfig",)),

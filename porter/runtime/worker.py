@@ -163,9 +163,7 @@ def _work(
             device = torch.device("cuda", rank)
             torch.cuda.set_device(device)
         init_groups(rank, tp_size, pp_size, meeting_place, backend)
-        vllm_config = make_vllm_config(
-            Path(model_dir), device=device, **config_options
-        )
+        vllm_config = make_vllm_config(Path(model_dir), device=device, **config_options)
         runner = ModelRunner(port, vllm_config, **runner_options)
         pipe.send(("ready", runner.weight_report))
         while True:

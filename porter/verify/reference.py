@@ -155,13 +155,14 @@ def _config(model_class: Any, model_dir: Path) -> Any:
 def _check_loading(model_dir: Path, info: dict[str, Any]) -> None:
     wrong = sorted(str(entry) for entry in info.get("mismatched_keys", ()))
     if wrong:
-        raise UsageError(f"{model_dir}: tensors of wrong shape: {_some(wrong)}")
+        raise UsageError(f"{model_dir}: tensors of wrong shape: {some(wrong)}")
     missing = sorted(info.get("missing_keys", ()))
     if missing:
-        raise UsageError(f"{model_dir}: tensors missing: {_some(missing)}")
+        raise UsageError(f"{model_dir}: tensors missing: {some(missing)}")
 
 
-def _some(names: list[str], most: int = 4) -> str:
+def some(names: list[str], most: int = 4) -> str:
+    """The first names on one line, and how many more there are."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest
 

@@ -245,17 +245,16 @@ def attention(
     """Causal attention over one sequence, [tokens, heads, head_size], head by head."""
     tokens, heads = q.shape[:2]
     group = heads // k.shape[1]
+    distance = torch.arange(tokens)[:, None] - torch.arange(tokens)
+    hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
     output = []
     for h in range(heads):
         scores = q[:, h] @ k[:, h // group].T * scale
         if cap:
             scores = cap * torch.tanh(scores / cap)
-        for i in range(tokens):
-            for j in range(tokens):
-                if j > i or (window is not None and i - j >= window):
-                    scores[i, j] = -math.inf
-                elif slopes is not None:
-                    scores[i, j] += slopes[h] * (j - i)
+        if slopes is not None:
+            scores = scores - slopes[h] * distance
+        scores = scores.masked_fill(hidden, -math.inf)
         if sinks is not None:
             scores = torch.cat((scores, sinks[h].expand(tokens, 1)), -1)
         output.append(scores.softmax(-1)[:, :tokens] @ v[:, h // group])

@@ -29,6 +29,4 @@ def packed_linear(
     x: torch.Tensor, packed_weight: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
     """x W^T + b: [..., output] from x [..., input]."""
-    return torch.ops.mkldnn._linear_pointwise(
-        x, packed_weight, bias, "none", [], ""
-    )
+    return torch.ops.mkldnn._linear_pointwise(x, packed_weight, bias, "none", [], "")

@@ -46,10 +46,10 @@ def paged_attention(
     metadata: AttentionMetadata,
     options: AttentionOptions,
 ) -> torch.Tensor:
-    """[num_tokens, num_heads, head_size_v] for query [num_tokens, num_heads, head_size].
+    """[num_tokens, num_heads, head_size_v].
 
-    key_cache, value_cache: [num_blocks, block_size, num_kv_heads, head_size], with
-    this step's keys and values stored already. Query head h reads kv head
+    query: [num_tokens, num_heads, head_size]. key_cache, value_cache:
+    [num_blocks, block_size, num_kv_heads, head_size], with this step's keys and values stored already. Query head h reads kv head
     h // (num_heads / num_kv_heads). Query i of a sequence with n cached tokens and q
     queries stands at position n - q + i and sees keys up to there, within the window.
     """

@@ -173,9 +173,7 @@ def get_act_fn(act_fn_name: str) -> nn.Module:
     return _ACTIVATIONS[name]()
 
 
-def get_act_and_mul_fn(
-    act_fn_name: str, *, compile_native: bool = True
-) -> nn.Module:
+def get_act_and_mul_fn(act_fn_name: str, *, compile_native: bool = True) -> nn.Module:
     """The gated activation of a name; ValueError when vLLM has none."""
     name = act_fn_name.lower()
     if name not in _GATED_ACTIVATIONS:

@@ -1,12 +1,14 @@
 """Normalisation layers."""
 
+from typing import TypeAlias
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from porter.runtime.kernels.rms_norm import fused_add_rms_norm, rms_norm
 
-Normed = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
+Normed: TypeAlias = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 
 
 class RMSNorm(nn.Module):
@@ -35,9 +37,7 @@ class RMSNorm(nn.Module):
         weight = torch.ones(hidden_size, dtype=dtype or torch.get_default_dtype())
         self.weight = nn.Parameter(weight) if has_weight else weight
 
-    def forward(
-        self, x: torch.Tensor, residual: torch.Tensor | None = None
-    ) -> Normed:
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> Normed:
         weight = self.weight.data if self.has_weight else None
         options = (weight, self.variance_epsilon, self.variance_size_override)
         if residual is None:
@@ -56,9 +56,7 @@ class GemmaRMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.zeros(hidden_size))
         self.variance_epsilon = eps
 
-    def forward(
-        self, x: torch.Tensor, residual: torch.Tensor | None = None
-    ) -> Normed:
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> Normed:
         weight = self.weight.data.float() + 1.0
         if residual is None:
             return rms_norm(x, weight, self.variance_epsilon)

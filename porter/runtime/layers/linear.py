@@ -7,7 +7,7 @@ of this rank.
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,7 @@ from porter.runtime.layers.quantization import (
 )
 from porter.runtime.parameter import copy_shard, make_parameter
 
-Output = torch.Tensor | tuple[torch.Tensor, nn.Parameter | None]
+Output: TypeAlias = torch.Tensor | tuple[torch.Tensor, nn.Parameter | None]
 
 
 class UnquantizedLinearMethod:
@@ -56,7 +56,7 @@ class UnquantizedLinearMethod:
     ) -> torch.Tensor:
         if self.packed_weight is not None and x.dtype == self.packed_weight.dtype:
             return packed_linear(x, self.packed_weight, bias)
-        return F.linear(x, layer.weight, bias)  # type: ignore[arg-type]
+        return F.linear(x, layer.weight, bias)
 
 
 class LinearBase(nn.Module):
@@ -216,9 +216,7 @@ class ColumnParallelLinear(LinearBase):
         )
 
     def weight_loader(self, param: nn.Parameter, loaded_weight: torch.Tensor) -> None:
-        copy_shard(
-            param, loaded_weight, dim=0, shard=self.tp_rank, shards=self.tp_size
-        )
+        copy_shard(param, loaded_weight, dim=0, shard=self.tp_rank, shards=self.tp_size)
 
     def forward(self, input_: torch.Tensor) -> Output:
         bias = None if self.skip_bias_add else self.bias
@@ -301,7 +299,7 @@ class MergedColumnParallelLinear(_StackedLinear):
                 f"Got shard id {shard_id}."
             )
 
-    def weight_loader(  # type: ignore[override]
+    def weight_loader(
         self,
         param: nn.Parameter,
         loaded_weight: torch.Tensor,
@@ -396,7 +394,7 @@ class QKVParallelLinear(_StackedLinear):
                 f"got shard id {shard_id}."
             )
 
-    def weight_loader(  # type: ignore[override]
+    def weight_loader(
         self,
         param: nn.Parameter,
         loaded_weight: torch.Tensor,

@@ -40,7 +40,7 @@ class UnquantizedEmbeddingMethod(UnquantizedLinearMethod):
             self._pack(layer)
 
     def embedding(self, layer: nn.Module, input_: torch.Tensor) -> torch.Tensor:
-        return F.embedding(input_, layer.weight)  # type: ignore[arg-type]
+        return F.embedding(input_, layer.weight)
 
     def tie_weights(
         self, layer: nn.Module, embed_tokens: "VocabParallelEmbedding"

@@ -96,7 +96,7 @@ class WeightsMapper:
                 continue
             for one in shard_id if isinstance(shard_id, list) else [shard_id]:
                 shard = data.detach()  # its own object, to carry its own id
-                shard.shard_id = one  # type: ignore[attr-defined]
+                shard.shard_id = one
                 yield new_name, shard
 
     def apply_list(self, values: list[str]) -> list[str]:

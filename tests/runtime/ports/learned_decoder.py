@@ -160,6 +160,7 @@ class LearnedModel(nn.Module):
                 inputs_embeds = self.embed_input_ids(input_ids)
             hidden_states, _ = self.mix(inputs_embeds + self.places(positions))
         else:
+            assert intermediate_tensors is not None
             hidden_states = intermediate_tensors["hidden_states"]
         for block in islice(self.blocks, self.start_layer, self.end_layer):
             hidden_states = block(hidden_states)

@@ -203,6 +203,7 @@ class RopeModel(nn.Module):
             hidden_states = inputs_embeds
             residual = None
         else:
+            assert intermediate_tensors is not None
             hidden_states = intermediate_tensors["hidden_states"]
             residual = intermediate_tensors["residual"]
         for layer in islice(self.layers, self.start_layer, self.end_layer):

@@ -155,7 +155,7 @@ def _make_dynamic(
     max_position, base, is_neox_style = common
     if "alpha" in parameters:
         return DynamicNTKAlphaRotaryEmbedding(
-            *sizes, *common, parameters["alpha"], dtype
+            *sizes, max_position, base, is_neox_style, parameters["alpha"], dtype
         )
     if "factor" not in parameters:
         raise ValueError(

@@ -84,7 +84,9 @@ class LongRotaryEmbedding(nn.Module):
             rows = rows + offsets
         cos, sin = self.long_short_cos_sin_cache.index_select(0, rows).chunk(2, -1)
         rotated = [
-            apply_rotary(x.view(len(cos), -1, self.head_size), cos, sin, True).flatten(1)
+            apply_rotary(x.view(len(cos), -1, self.head_size), cos, sin, True).flatten(
+                1
+            )
             for x in (query, key)
         ]
         return rotated[0], rotated[1]
