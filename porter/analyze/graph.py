@@ -116,6 +116,7 @@ class Loop:
     carried: list[tuple["Node", "Node", "Node", "Node"]] = field(default_factory=list)
     index: Any = None
     stop: Any = None
+    start: int = 0
 
 
 @dataclass(eq=False)

@@ -60,6 +60,7 @@ class Interpreter(Expressions, Statements):
         self.under_construction: list[Module] = []
         self.assumptions: list[tuple[str, Any]] = []
         self.frames: list[Frame] = []
+        self.scopes: list[Env] = []
         self.modules: list[Module] = []
 
     # -- places and refusals
@@ -258,17 +259,23 @@ class Interpreter(Expressions, Statements):
         saved_file, saved = self.file, (self.line, self.end_line)
         self.file = fn.file
         self.depth += 1
+        self.scopes.append(env)
         try:
             if isinstance(fn.node, ast.Lambda):
                 return self.eval(fn.node.body, env)
             return self.run_body(fn.node.body, env)
         finally:
             self.depth -= 1
+            self.scopes.pop()
             self.file = saved_file
             self.line, self.end_line = saved
 
     def call_module(self, inst: Module, args: list, kwargs: dict) -> Any:
         """inst(*args): the author's forward in a frame of its own, or a leaf operation."""
+        for special in ("__call__", "__getattr__", "__setattr__", "_call_impl"):
+            found = self.find_method(inst, special)
+            if found is not None:
+                raise found.file.gap(found.node.lineno, f"a module with its own `{special}`")
         forward = self.find_method(inst, "forward")
         if forward is None:
             if inst.leaf and is_leaf(inst.leaf):
@@ -310,9 +317,11 @@ class Interpreter(Expressions, Statements):
         if inst.cls is None:
             return None
         for cls in lineage(inst.cls, after):
-            for stmt in cls.node.body:
+            for stmt in reversed(cls.node.body):
                 if isinstance(stmt, ast.FunctionDef) and stmt.name == name:
                     return self.method(stmt, cls)
+                if isinstance(stmt, ast.Assign) and name in _assigned(stmt):
+                    raise cls.file.gap(stmt.lineno, f"`{name}` is assigned in the class body")
         return None
 
     def method(self, stmt: ast.FunctionDef, cls: Class) -> Function:
@@ -335,6 +344,10 @@ class Interpreter(Expressions, Statements):
                 fn.dynamic_rope = fn.dynamic_rope or last == "dynamic_rope_update"
             elif not isinstance(value, Opaque):
                 raise self.gap(f"the decorator on `{fn.name}` is code of the source's")
+
+
+def _assigned(stmt: ast.Assign) -> list[str]:
+    return [t.id for t in stmt.targets if isinstance(t, ast.Name)]
 
 
 def lineage(cls: Class, after: Class | None = None) -> list[Class]:

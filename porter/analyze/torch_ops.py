@@ -38,7 +38,7 @@ BINARY = {"add", "sub", "mul", "truediv", "pow", "floordiv", "mod", "maximum", "
 _ALIASES = {"div": "truediv", "multiply": "mul", "subtract": "sub", "true_divide": "truediv",
             "divide": "truediv", "floor_divide": "floordiv", "remainder": "mod",
             "max": "maximum", "min": "minimum"}
-REDUCTIONS = {"mean", "sum", "amax", "amin", "var", "std", "prod", "norm", "logsumexp"}
+REDUCTIONS = {"mean", "sum", "amax", "amin", "var", "std", "prod", "logsumexp"}
 _DTYPES = {"float": "float32", "float32": "float32", "half": "float16", "float16": "float16",
            "bfloat16": "bfloat16", "float64": "float64", "double": "float64",
            "long": "int64", "int64": "int64", "int": "int32", "int32": "int32",
@@ -175,7 +175,7 @@ def gelu(interp, x, approximate="none"):
 
 
 def leaky_relu(interp, x, negative_slope=0.01, inplace=False):
-    raise interp.gap("`leaky_relu` isn't known to porter")
+    return interp.node("leaky_relu", (x, negative_slope), x.axes, dtype=x.dtype)
 
 
 def clamp(interp, x, min=None, max=None):
@@ -291,6 +291,9 @@ def rearranged(interp, x: Node, make, repeat: bool = False) -> Node:
         axes = tuple(make())
     except ax.AxisError as error:
         raise interp.gap(f"{error}", "the sizes of this view can't be proved") from error
+    for axis in axes:
+        if has_role(axis, "seq") and any(not f.role for f in axis):
+            raise _mixes(interp, "a view that folds features into the tokens")
     base = x
     if x.op == "rearrange" and x.frame is interp.frame and x.loop is interp.loop:
         base = x.args[0]
@@ -616,6 +619,9 @@ def einsum(interp, equation, *operands):
 
 def reduce(interp, name: str, x: Node, dim=None, keepdim=False, **kwargs) -> Node:
     kwargs.pop("dtype", None)
+    unknown = set(kwargs) - {"unbiased", "correction", "p"}
+    if unknown:
+        raise interp.gap(f"`{name}` with {sorted(unknown)} isn't followed")
     if kwargs.get("unbiased", kwargs.get("correction", None)) not in (None, False, 0):
         raise interp.gap(f"`{name}` with {kwargs}")
     if dim is None:
@@ -633,7 +639,14 @@ def reduce(interp, name: str, x: Node, dim=None, keepdim=False, **kwargs) -> Nod
         axes = [a for i, a in enumerate(axes) if i not in at]
     return interp.node("reduce", (x,), tuple(axes), dtype=x.dtype, fn=name,
                        dim=at[0] - len(x.axes), keepdim=keepdim is True,
+                       p=kwargs.get("p"),
                        unbiased=kwargs.get("unbiased", kwargs.get("correction")))
+
+
+def vector_norm(interp, x: Node, p=2, dim=None, keepdim=False) -> Node:
+    if constant(p) is None and p != "fro":
+        raise interp.gap("a norm of symbolic order isn't followed")
+    return reduce(interp, "norm", x, dim, keepdim, p=2 if p == "fro" else p)
 
 
 def softmax(interp, x: Node, dim=-1, dtype=None, _stacklevel=3) -> Node:
@@ -886,6 +899,7 @@ _TABLE |= {
     "log_softmax": _along_features("log_softmax", "dim"),
     "normalize": _along_features("normalize", "p", "dim", "eps"),
     "add": add,
+    "norm": vector_norm,
     "sub": sub,
 }
 for _name, _tag in _DTYPES.items():

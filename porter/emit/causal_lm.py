@@ -134,8 +134,10 @@ class CausalLMWriter:
 
     def _mapper(self) -> str:
         plan, parts = self.plan, []
-        if plan.ignored:
-            rows = ", ".join(f"re.compile({p!r}): None" for p in plan.ignored)
+        rules = [(old, repr(new)) for old, new in plan.renamed.items()]
+        rules += [(pattern, "None") for pattern in [*plan.ignored, *plan.unused]]
+        if rules:
+            rows = ", ".join(f"re.compile({_raw(old)}): {new}" for old, new in rules)
             parts.append(f"orig_to_new_regex={{{rows}}}")
         if plan.stacked:
             parts.append(f"orig_to_new_stacked={plan.stacked!r}")
@@ -208,6 +210,10 @@ class CausalLMWriter:
             count = counts.pop()
             out += [Line(""), Line(_REGROUP.format(test=test, count=count), span)]
         return out
+
+
+def _raw(pattern: str) -> str:
+    return f'r"{pattern}"' if '"' not in pattern else repr(pattern)
 
 
 class _RootConstructor(Constructor):

@@ -77,10 +77,10 @@ class Constructor:
         for name, value in scope.attrs.items():
             if isinstance(value, str):
                 self.lines.append(f"self.{name} = {value}")
-            elif isinstance(value, Sym) and key(value) not in self.known:
+            elif isinstance(value, Sym):
                 self.lines.append(f"self.{name} = {self.number(value)}")
                 if constant(value) is None:
-                    self.known[key(value)] = f"self.{name}"
+                    self.known.setdefault(key(value), f"self.{name}")
         for name, child in sorted(scope.children.items(), key=self._order):
             self._child(name, child)
         for name, value in scope.attrs.items():

@@ -113,6 +113,10 @@ class Printer:
         extra = f', approximate="{kind}"' if kind != "none" else ""
         return f"F.gelu({self._arg(node, 0)}{extra})"
 
+    def _leaky_relu(self, node: Node) -> str:
+        self.imports.add("F")
+        return f"F.leaky_relu({self._arg(node, 0)}, {self._arg(node, 1)})"
+
     def _clamp(self, node: Node) -> str:
         parts = [self._arg(node, 0)]
         for name, value in zip(("min", "max"), node.args[1:], strict=True):
@@ -130,7 +134,11 @@ class Printer:
         spread = node.attrs.get("unbiased")
         extra = f", correction={int(spread)}" if spread is not None else ""
         dim = self.dim(x, node.attrs["dim"])
-        return f"{self.operand(x, _ATOM)}.{node.attrs['fn']}({dim}{extra}{keep})"
+        order = node.attrs.get("p")
+        if order is not None:
+            extra = f", p={self.number(order, 0)}"
+        where = f"dim={dim}" if order is not None else f"{dim}"
+        return f"{self.operand(x, _ATOM)}.{node.attrs['fn']}({where}{extra}{keep})"
 
     def _softmax(self, node: Node) -> str:
         x = node.args[0]

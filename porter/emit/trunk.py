@@ -1,7 +1,7 @@
 """The model class with the loop over the layers, cut for pipeline stages."""
 
 from porter.analyze.graph import Frame, Loop, Node, axis_size, dependencies, walk
-from porter.analyze.symbols import Sym, negate, same
+from porter.analyze.symbols import Sym, contains, negate, same, unwrap
 from porter.analyze.values import Choice, Module
 from porter.emit.classes import ClassSet, Generated, indented, parameter_name
 from porter.emit.constructor import Constructor
@@ -28,6 +28,16 @@ class TrunkScope(ClassScope):
     def __init__(self, inst, graph, imports, loop: Loop):
         super().__init__(inst, graph, imports)
         self.loop = loop
+        self.uses_index = False
+
+    def _name(self, sym: Sym) -> str | None:
+        inner = unwrap(sym)
+        if isinstance(inner, Sym) and inner.op == "layer":
+            self.uses_index = True
+            return "layer_idx"
+        if contains(inner, "layer"):
+            return None
+        return super()._name(sym)
 
     def module(self, inst: Module) -> str:
         if inst is self.loop.modules.element:
@@ -265,7 +275,13 @@ class TrunkWriter:
         if trunk.loop.stop is not None:
             stop = self.scope.number(trunk.loop.stop)
             end = f"min(self.end_layer, {stop})"
-        head = f"for layer in islice(self.{layers}, self.start_layer, {end}):"
+        start = "self.start_layer"
+        if trunk.loop.start:
+            start = f"max(self.start_layer, {trunk.loop.start})"
+        run = f"islice(self.{layers}, {start}, {end})"
+        head = f"for layer in {run}:"
+        if self.scope.uses_index:
+            head = f"for layer_idx, layer in enumerate({run}, start={start}):"
         lines = [Line(head, [trunk.loop.span]),
                  *self.classes.comments.weave(indented(body.lines, 1))]
         return indented(lines, 2)

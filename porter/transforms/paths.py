@@ -10,7 +10,7 @@ ELEMENTWISE = {
     "log", "sqrt", "rsqrt", "abs", "relu", "silu", "gelu", "act", "clamp", "cast", "erf",
     "reciprocal", "softplus", "maximum", "minimum", "square", "logsigmoid", "log1p",
     "expm1", "relu6", "mish", "elu", "hardtanh", "floor", "ceil", "round", "sign", "where",
-    "log2", "atan", "act_and_mul", "masked_fill", "lt", "le", "gt", "ge", "eq", "ne", "phi",
+    "log2", "atan", "leaky_relu", "act_and_mul", "masked_fill", "lt", "le", "gt", "ge", "eq", "ne", "phi",
 }  # fmt: skip
 _HEAD_LOCAL = ELEMENTWISE | {"rearrange", "slice", "select", "cat", "norm", "reduce",
                              "softmax", "item", "rope"}

@@ -29,13 +29,15 @@ class PlaceParallel(Transform):
     __doc__ = __doc__
 
     def run(self) -> None:
-        self.placed: dict[int, str] = {}
+        self.full: set[int] = set()  # nodes that are given all heads
+        self.sharded: set[int] = set()  # nodes that a row-parallel layer takes sharded
         for attend in [n for n in self.nodes() if n.op == "attend"]:
             self._attention(attend)
         self.reads = self.users()
         for node in self.nodes():
             if node.op == "linear" and node.attrs["module"].replaced is None:
                 self._inner(node)
+        self._whole_products()
         for node in self.nodes():
             if node.op == "linear" and node.attrs["module"].replaced is None:
                 self._place(node, "ReplicatedLinear", "nothing around it can be sharded")
@@ -51,19 +53,50 @@ class PlaceParallel(Transform):
                 where = region.nodes[-1] if region.nodes else attend
                 raise self.gap(where.span, "an operand of attention comes from no linear layer")
             for node in head_path(attend.args[i]):
-                node.attrs["role_name"] = "qkv"[i]
+                if node.frame is attend.frame:
+                    node.attrs["role_name"] = "qkv"[i]
             for end in region.ends:
                 if end.op == "linear":
                     self._place(end, "ColumnParallelLinear", f"it makes attention's {name}")
             if region.mixing:
                 self._full_axis(region, attend, i)
-        attend.attrs["sharded"] = True
+            self._leaks(region, attend, i)
         self._output(attend)
+
+    def _leaks(self, region: HeadRegion, attend: Node, which: int) -> None:
+        """Heads that something beside attention reads are gathered for it."""
+        heads = head_leaves(attend, which)
+        inside = {n.id for n in [*region.nodes, *region.ends, *region.mixing]}
+        sides = {id(s) for i in range(3) for s in self._side(attend, i)}
+        readers = self.users()
+        for node in dict.fromkeys([*region.nodes, *region.ends]):
+            if node.id in self.full or node.op == "qkv":
+                continue
+            if not (node in region.ends or has_heads(node, heads)):
+                continue
+            outside = [
+                r for r in readers.get(node.id, [])
+                if r.id not in inside and id(r) not in sides and r is not attend
+                and r.op not in ("gather_heads", "shard_heads")
+            ]
+            if outside:
+                full = self.make("gather_heads", (node,), node, kind="kv" if which else "q")
+                full.frame = attend.frame
+                for reader in outside:
+                    reader.args = _replaced(reader.args, node, full)
+                self.note(node.span, "it is read beside attention: all heads are gathered")
+
+    def _side(self, attend: Node, which: int) -> list[Node]:
+        """What attention's operands are made of: there each rank has its own heads."""
+        region = head_region(attend.args[which], head_leaves(attend, which))
+        ropes = [n.args[0] for n in region.nodes if n.op == "item"]
+        return [*region.nodes, *region.mixing, *ropes]
 
     def _full_axis(self, region: HeadRegion, attend: Node, which: int) -> None:
         """Gather the heads for what works across them; cut to the rank's part behind it."""
         heads = head_leaves(attend, which)
         across = self._across(region, attend)
+        self.full |= across
         kind = "kv" if which else "q"
         role = {"role_name": "qkv"[which]}
         readers = self.users()
@@ -146,6 +179,17 @@ class PlaceParallel(Transform):
                 self._place(producer, "ColumnParallelLinear",
                             "what follows it is elementwise up to a linear layer")
         self._place(consumer, "RowParallelLinear", "its input is sharded by columns")
+        self.sharded |= region
+
+    def _whole_products(self) -> None:
+        """A fused gate and up that no row-parallel layer takes: gather their product."""
+        readers = self.users()
+        for node in self.nodes():
+            if node.op == "act_and_mul" and node.id not in self.sharded:
+                full = self.make("gather_heads", (node,), node, kind="q")
+                for reader in readers.get(node.id, []):
+                    reader.args = _replaced(reader.args, node, full)
+                self.note(node.span, "what reads it works across its width: it is gathered")
 
     def _trace(self, node: Node, producers: list[Node], inside: list[Node]) -> bool:
         if node in producers or node in inside:
