@@ -152,8 +152,31 @@ def _class_span(inst: Module) -> Span:
     return inst.span
 
 
-def _body(made: Generated) -> list[str]:
-    return [line.text for line in made.lines if not line.text.strip().startswith("#")]
+def _body(made: Generated) -> str:
+    """The class as a tree whose locals are numbered in the order of their binding: what
+    a call's surroundings name a value changes nothing that the class does."""
+    tree = ast.parse("\n".join(line.text for line in made.lines))
+    for method in ast.walk(tree):
+        if isinstance(method, ast.FunctionDef):
+            _number_locals(method)
+    return ast.dump(tree)
+
+
+def _number_locals(method: ast.FunctionDef) -> None:
+    bound: dict[str, str] = {}
+    for node in [*method.args.args[1:], *ast.walk(method)]:
+        name = None
+        if isinstance(node, ast.arg):
+            name = node.arg
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            name = node.id
+        if name is not None and name != "self":
+            bound.setdefault(name, f"_{len(bound)}")
+    for node in ast.walk(method):
+        if isinstance(node, ast.arg) and method.name != "__init__":
+            node.arg = bound.get(node.arg, node.arg)
+        elif isinstance(node, ast.Name):
+            node.id = bound.get(node.id, node.id)
 
 
 __all__ = ["ClassSet", "Config", "Generated", "write_forward"]
