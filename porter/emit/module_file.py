@@ -79,14 +79,18 @@ def _chain(root: Module, inst: Module) -> list[Module]:
     return chain
 
 
-def _rope_checks(facts: Facts, ropes: list[Any], position) -> tuple[list[str], list[str]]:
+def _rope_checks(
+    facts: Facts, ropes: list[Any], position
+) -> tuple[list[str], list[str]]:
     checks, functions = [], []
     if facts.default_rope_only is not None:
         checks.append(default_only_check(describe(facts.default_rope_only)))
     if ropes:
         table = ropes[0].attrs["table"]
-        checks.append(f"check_rope({describe(table.parameters)}, {describe(position)}, "
-                      "vllm_config.model_config.max_model_len)")
+        checks.append(
+            f"check_rope({describe(table.parameters)}, {describe(position)}, "
+            "vllm_config.model_config.max_model_len)"
+        )
         rotates = all(r.op == "rope" for r in ropes) and table.pairing == "halves"
         functions.append(rope_check(table.partial, longrope=rotates))
     return checks, functions
