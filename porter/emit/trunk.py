@@ -142,7 +142,7 @@ class Trunk:
 
 
 def _varies(node: Node) -> bool:
-    """Whether a value depends on the tokens or their positions; constants are made again."""
+    """Whether a value depends on the tokens or positions; constants are made again."""
     return any(n.op in ("input_ids", "positions") for n in walk([node]))
 
 

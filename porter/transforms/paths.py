@@ -10,7 +10,8 @@ ELEMENTWISE = {
     "log", "sqrt", "rsqrt", "abs", "relu", "silu", "gelu", "act", "clamp", "cast", "erf",
     "reciprocal", "softplus", "maximum", "minimum", "square", "logsigmoid", "log1p",
     "expm1", "relu6", "mish", "elu", "hardtanh", "floor", "ceil", "round", "sign", "where",
-    "log2", "atan", "leaky_relu", "act_and_mul", "masked_fill", "lt", "le", "gt", "ge", "eq", "ne", "phi",
+    "log2", "atan", "leaky_relu", "act_and_mul", "masked_fill", "phi",
+    "lt", "le", "gt", "ge", "eq", "ne",
 }  # fmt: skip
 _HEAD_LOCAL = ELEMENTWISE | {
     "rearrange",
