@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,16 +45,14 @@ def convert(
     """
     if profile != "0.32":
         raise UsageError(f"unknown vLLM release {profile!r}: 0.32")
-    if config is not None:
-        raise UsageError(
-            "--config isn't offered yet: a port keeps the config's branches"
-        )
     path, arch = locate(source, arch)
     sources = SourceSet()
     file = sources.load(path, text)
-    facts = analyze(sources, file, arch)
+    facts = analyze(sources, file, arch, config)
     changes = run(facts)
     described, again = describe_source(file, arch, source)
+    if config is not None:
+        again += f" --config {shlex.quote(str(config))}"
     header = _header(file, described, again)
     emitted = emit(facts, header)
     name = re.sub(r"^modeling_", "", path.stem)
@@ -121,8 +120,9 @@ def describe_source(file: SourceFile, arch: str | None, source) -> tuple[str, st
         inside = file.path.relative_to(root).as_posix()
         model = file.path.parent.name
         shown = model if file.path.stem == f"modeling_{model}" else source
-        return f"transformers {transformers_version()} {inside}", f"{shown}{extra}"
-    return str(source), f"{source}{extra}"
+        described = f"transformers {transformers_version()} {inside}"
+        return described, f"{shlex.quote(str(shown))}{extra}"
+    return str(source), f"{shlex.quote(str(source))}{extra}"
 
 
 def transformers_root_or_none() -> Path | None:

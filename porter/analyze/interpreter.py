@@ -11,6 +11,7 @@ from typing import Any
 
 from porter.analyze import axes as ax
 from porter.analyze.expressions import Expressions
+from porter.analyze.folding import Folding
 from porter.analyze.graph import Frame, Loop, Node, Span, iter_nodes
 from porter.analyze.statements import Statements
 from porter.analyze.symbols import Sym, contains, key, negate, same, unwrap
@@ -51,6 +52,7 @@ class Interpreter(Expressions, Statements):
         self.sources, self.config = sources, config
         self.file = file
         self.assumed: dict[Any, bool] = {}
+        self.folding: Folding | None = None
         self.frame: Frame | None = None
         self.loop: Loop | None = None
         self.depth = 0
@@ -139,6 +141,8 @@ class Interpreter(Expressions, Statements):
             inner = self.decide(cond.args[0])
             return (not inner) if isinstance(inner, bool) else negate(inner)
         known = self.assumed.get(cond.key)
+        if known is None and self.folding is not None:
+            known = self.folding.decide(cond)
         if known is not None:
             return known
         if cond.op in ("and", "or"):

@@ -2,8 +2,10 @@
 
 import ast
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from porter.analyze.folding import Folding
 from porter.analyze.graph import Frame, Node, batch_axis, seq_axis, walk
 from porter.analyze.interpreter import Interpreter, lineage
 from porter.analyze.values import Class, Config, External, Module, Output
@@ -26,6 +28,12 @@ class Facts:
     interpreter: Interpreter
     class_values: dict[str, Any] = field(default_factory=dict)
     default_rope_only: Any = None  # the rope type's Sym, where only the default is kept
+
+    @property
+    def folded(self) -> dict[str, Any]:
+        """Config fields by whose values branches were folded."""
+        folding = self.interpreter.folding
+        return dict(sorted(folding.used.items())) if folding is not None else {}
 
     @property
     def frames(self) -> list[Frame]:
@@ -108,7 +116,9 @@ def _config_from(sources: SourceSet, cls: Class, name) -> ConfigClass | None:
     return None
 
 
-def analyze(sources: SourceSet, file: SourceFile, arch: str | None) -> Facts:
+def analyze(
+    sources: SourceSet, file: SourceFile, arch: str | None, config_file: Path | None = None
+) -> Facts:
     cls = find_causal_lm(sources, file, arch)
     if file.patched:
         raise file.gap(
@@ -119,6 +129,8 @@ def analyze(sources: SourceSet, file: SourceFile, arch: str | None) -> Facts:
     fields = find_config_class(sources, cls)
     config = Config(("config",), fields)
     interp = Interpreter(sources, file, config)
+    if config_file is not None:
+        interp.folding = Folding(config_file, fields)
     interp.line = cls.node.lineno
     root = interp.instantiate(cls, [config], {})
     forward = interp.find_method(root, "forward")
