@@ -38,7 +38,14 @@ class Folding:
         read: dict[str, Any] = {}
         try:
             value = bool(self._value(cond, read))
-        except (Unknown, TypeError, ValueError, KeyError, IndexError, ZeroDivisionError):
+        except (
+            Unknown,
+            TypeError,
+            ValueError,
+            KeyError,
+            IndexError,
+            ZeroDivisionError,
+        ):
             return None
         self.used |= read
         return value
@@ -57,7 +64,9 @@ class Folding:
             parts = [bool(self._value(a, read)) for a in args]
             return all(parts) if op == "and" else any(parts)
         if op == "get":
-            return self._value(args[0], read).get(*(self._value(a, read) for a in args[1:]))
+            return self._value(args[0], read).get(
+                *(self._value(a, read) for a in args[1:])
+            )
         if op not in _OPERATIONS:
             raise Unknown(op)
         return _OPERATIONS[op](*(self._value(a, read) for a in args))

@@ -117,7 +117,10 @@ def _config_from(sources: SourceSet, cls: Class, name) -> ConfigClass | None:
 
 
 def analyze(
-    sources: SourceSet, file: SourceFile, arch: str | None, config_file: Path | None = None
+    sources: SourceSet,
+    file: SourceFile,
+    arch: str | None,
+    config_file: Path | None = None,
 ) -> Facts:
     cls = find_causal_lm(sources, file, arch)
     if file.patched:

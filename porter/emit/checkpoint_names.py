@@ -6,6 +6,7 @@ those of its modules (`conversion_mapping.py`). A port loads those checkpoints t
 """
 
 import ast
+import re
 from pathlib import Path
 
 from porter.analyze.model import Facts
@@ -25,9 +26,10 @@ def renamings(facts: Facts) -> dict[str, str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     tables = _tables(tree)
     aliases = _aliases(tree)
-    entry = _entry(tables, aliases, facts.cls.name)
-    if entry is None and facts.config.model_type:
-        entry = _entry(tables, aliases, facts.config.model_type)
+    model_type = facts.config.model_type or ""
+    entry = _entry(tables, aliases, _architecture(root, model_type))
+    if entry is None:
+        entry = _entry(tables, aliases, model_type)
     out: dict[str, str] = {}
     for item in entry or []:
         pair = _renaming(item)
@@ -45,6 +47,19 @@ def renamings(facts: Facts) -> dict[str, str]:
             )
         out[pair[0]] = pair[1]
     return out
+
+
+def _architecture(root: Path, model_type: str) -> str:
+    """The library's own class for a model_type: what the file at hand calls it is no
+    evidence."""
+    path = root / "models" / "auto" / "modeling_auto.py"
+    if not path.is_file():
+        return ""
+    text = path.read_text(encoding="utf-8")
+    _, _, rest = text.partition("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES")
+    table, _, _ = rest.partition("\n)\n")
+    found = re.search(rf'\("{re.escape(model_type)}",\s*"(\w+)"\)', table)
+    return found[1] if found else ""
 
 
 def _shown(path: Path) -> str:

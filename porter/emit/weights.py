@@ -184,22 +184,16 @@ def _base_model_prefix(plan: WeightPlan, facts: Facts, graph: FrameGraph) -> Non
     base = facts.root.attrs.get(prefix) if isinstance(prefix, str) else None
     if not isinstance(base, Module):
         return
-    used = {
-        m.path[1]
-        for s in graph.frames
-        for m in [s.inst]
-        if len(m.path) > 1 and m.path[0] == prefix
-    }
-    for node in graph.order:
+    used: list[str] = []
+    for node in graph.order:  # in the order of use, wherever they are built
         module = node.attrs.get("module")
-        if (
-            isinstance(module, Module)
-            and len(module.path) > 1
-            and module.path[0] == prefix
+        for path in [f.inst.path for f in graph.frames if f is node.frame] + (
+            [module.path] if isinstance(module, Module) else []
         ):
-            used.add(module.path[1])
-    for name in base.attrs:
-        if name in used:
+            if len(path) > 1 and path[0] == prefix and path[1] not in used:
+                used.append(path[1])
+    for name in used:
+        if name in base.attrs:
             plan.prefixes[f"{name}."] = f"{prefix}.{name}."
 
 
