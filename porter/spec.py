@@ -8,6 +8,7 @@
 """
 
 import ast
+from typing import TypeGuard
 
 from porter.gap import Gap, Refused
 
@@ -102,7 +103,7 @@ def _stored(method: ast.FunctionDef) -> set[str]:
     return found
 
 
-def _is_self(node: ast.AST) -> bool:
+def _is_self(node: ast.AST) -> TypeGuard[ast.Attribute]:
     return (
         isinstance(node, ast.Attribute)
         and isinstance(node.value, ast.Name)

@@ -135,12 +135,8 @@ class Expressions:
         found = self.sources.lookup(env.file, node.id)
         if isinstance(found, ast.expr):
             found = self._module_constant(env, node.id, found)
-        if (
-            isinstance(found, Function)
-            and found.node.decorator_list
-            and not found.static
-        ):
-            for decorator in found.node.decorator_list:
+        if isinstance(found, Function) and not found.static:
+            for decorator in getattr(found.node, "decorator_list", []):
                 self.decorate(found, decorator, type(env)(found.file))
         if found is not None:
             return found
@@ -875,7 +871,7 @@ class Expressions:
             for name, value in bound.items():
                 if isinstance(value, Node):
                     self.frame.names.setdefault(value.id, name)
-                    value.hints.setdefault(id(self.frame), []).append((1, name))
+                    value.hints.setdefault(self.frame, []).append((1, name))
 
     def config_has(self, config: Config, name) -> Any:
         if config.fields is not None and config.fields.declares(name):

@@ -135,7 +135,7 @@ class Node:
     span: Span
     loop: Loop | None = None
     dtype: Any = None
-    hints: dict[int, list[tuple[int, str]]] = field(default_factory=dict)
+    hints: dict[Frame, list[tuple[int, str]]] = field(default_factory=dict)
     forward: "Node | None" = None
     id: int = field(default_factory=lambda: next(_ids))
 

@@ -185,7 +185,7 @@ class Statements:
     def hint(self, value, name: str, env) -> None:
         """Remember what the source calls a value, outermost function first."""
         if isinstance(value, Node) and self.frame is not None:
-            names = value.hints.setdefault(id(self.frame), [])
+            names = value.hints.setdefault(self.frame, [])
             if (self.depth, name) not in names:
                 names.append((self.depth, name))
 

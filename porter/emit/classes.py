@@ -11,7 +11,7 @@ from porter.emit.comments import Comments
 from porter.emit.constructor import Constructor
 from porter.emit.frames import FrameGraph
 from porter.emit.method import Body, Line
-from porter.emit.names import hinted, hinted_elsewhere
+from porter.emit.names import hinted, hinted_below
 from porter.emit.scope import ClassScope
 from porter.gap import Gap, Refused
 
@@ -123,7 +123,7 @@ def write_forward(
 def parameter_name(node, frame: Frame, taken: list[str]) -> str:
     if node.op in ("positions", "input_ids"):
         return node.op
-    options = hinted(node, frame) or hinted_elsewhere(node)
+    options = hinted(node, frame) or hinted_below(node, frame)
     for name in [*options, "hidden_states", "x"]:
         if name not in taken:
             return name

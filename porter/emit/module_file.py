@@ -15,10 +15,10 @@ from porter.analyze.values import Module
 from porter.emit.causal_lm import CausalLMWriter, container, tied_embedding
 from porter.emit.classes import ClassSet, Generated
 from porter.emit.comments import Comments
+from porter.emit.config_checks import default_only_check, folded_check, rope_check
 from porter.emit.frames import FrameGraph
 from porter.emit.imports import import_block
 from porter.emit.method import Line
-from porter.emit.config_checks import default_only_check, folded_check, rope_check
 from porter.emit.trunk import Trunk, TrunkWriter
 from porter.emit.weights import WeightPlan, plan_weights
 from porter.gap import CannotRun

@@ -13,7 +13,7 @@ CANONICAL = {
 
 def hinted(node: Node, frame: Frame) -> list[str]:
     """What the source calls a value in this frame, its own function's names first."""
-    names = sorted(node.hints.get(id(frame), []), key=lambda item: item[0])
+    names = sorted(node.hints.get(frame, []), key=lambda item: item[0])
     out: list[str] = []
     for _, name in names:
         if name not in out and name != "_":
@@ -28,11 +28,10 @@ def preferred(node: Node, frame: Frame) -> list[str]:
         return [role]
     if node.op in CANONICAL and node.op != "embedding":
         return [CANONICAL[node.op]]
-    own = hinted(node, frame)
-    return own if own or node.frame is frame else hinted_elsewhere(node)
+    return hinted(node, frame) or hinted_below(node, frame)
 
 
-def hinted_elsewhere(node: Node) -> list[str]:
-    """What other modules call a value: how a layer unpacks it, for one."""
-    names = [n for each in node.hints.values() for _, n in each if n != "_"]
-    return list(dict.fromkeys(names))
+def hinted_below(node: Node, frame: Frame) -> list[str]:
+    """What the modules that a value is handed to call it."""
+    below = [each for f, each in node.hints.items() if f.is_inside(frame)]
+    return list(dict.fromkeys(n for each in below for _, n in each if n != "_"))

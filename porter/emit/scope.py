@@ -340,7 +340,7 @@ class ClassScope:
             for n in self.graph.free(body.frame)
             if n.op not in ("positions", "input_ids")
         ]
-        names = [role, *main, "output", "x"]
+        names = [role, *main, "hidden_states", "output", "x"]
         return [n for n in names if n]
 
     def unbound(self, node: Node, frame: Frame) -> None:
