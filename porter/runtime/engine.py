@@ -7,6 +7,7 @@ import torch
 
 from porter.gap import CannotRun
 from porter.runtime.config import VllmConfig
+from porter.runtime.distributed import Groups
 from porter.runtime.kv_cache import choose_num_blocks
 from porter.runtime.model_runner import ModelRunner, StepInput
 from porter.runtime.request import Request, RequestOutput, SamplingParams
@@ -29,6 +30,7 @@ class Engine:
     ) -> None:
         self.vllm_config = vllm_config
         self._workers: WorkerGroup | None = None
+        groups = Groups()
         parallel = vllm_config.parallel_config
         if parallel.world_size > 1:
             self._workers = WorkerGroup(
@@ -40,8 +42,11 @@ class Engine:
                 config_options,
                 runner_options,
             )
+            groups = self._workers.groups
         try:
-            self.runner = ModelRunner(port, vllm_config, **runner_options)
+            self.runner = ModelRunner(
+                port, vllm_config, groups=groups, **runner_options
+            )
             self.weight_report = self.runner.weight_report
             for report in self._workers.reports() if self._workers else ():
                 self.weight_report = self.weight_report.merged(report)

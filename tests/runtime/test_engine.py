@@ -67,7 +67,7 @@ def test_prefill_logits_of_a_learned_position_model(
 def test_decoding_follows_the_reference(
     way: str, rope_model: Path, learned_model: Path
 ) -> None:
-    options = WAYS.get(way, {"num_blocks": 24, "block_size": 4})
+    options = WAYS.get(way, {"num_blocks": 30, "block_size": 4})
     for port, folder, logits_of in (
         (ROPE, rope_model, _rope_logits_of),
         (LEARNED, learned_model, _learned_logits_of),
