@@ -61,7 +61,6 @@ _CONFIGS = (
     "VllmConfig",
     "get_current_vllm_config",
     "get_current_vllm_config_or_none",
-    "set_current_vllm_config",
 )
 _GROUPS = tuple(n for n in _DISTRIBUTED if n.startswith("get_"))
 _STAGES = (
