@@ -120,8 +120,10 @@ def _read_method(method: ast.FunctionDef, out: ConfigClass) -> None:
             continue
         name = target.attr
         if name not in out.fields:
-            same = isinstance(value, ast.Name) and value.id in defaults
-            out.fields[name] = defaults[value.id] if same else _literal(value)
+            if isinstance(value, ast.Name) and value.id in defaults:
+                out.fields[name] = defaults[value.id]
+            else:
+                out.fields[name] = _literal(value)
             if out.fields[name] is None:
                 out.optional.add(name)
     for stmt in method.body:

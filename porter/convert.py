@@ -79,6 +79,8 @@ def _from_folder(folder: Path, arch: str | None) -> tuple[Path, str | None]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UsageError(f"{path}: not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise UsageError(f"{path}: not a config: a JSON object was expected")
     target = (config.get("auto_map") or {}).get("AutoModelForCausalLM")
     if isinstance(target, str) and "--" not in target:
         module, _, name = target.rpartition(".")

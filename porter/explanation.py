@@ -1,30 +1,20 @@
-"""What `porter explain` knows of transforms, and of edits by hand in a port."""
+"""What `porter explain` knows: transforms by docstring, lines of a port by origin."""
 
-import ast
 import difflib
-from importlib.resources import files
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from porter.gap import UsageError
+from porter.pipeline import TRANSFORMS
+
+if TYPE_CHECKING:
+    from porter.convert import Port
 
 
 def transform_docs() -> dict[str, str]:
-    """name -> docstring of each transform, read without importing it."""
-    docs = {}
-    for file in sorted(files("porter.transforms").iterdir(), key=lambda f: f.name):
-        if file.name.endswith(".py"):
-            tree = ast.parse(file.read_text("utf-8"))
-            if _defines_transform(tree):
-                docs[file.name.removesuffix(".py")] = ast.get_docstring(tree) or ""
-    return docs
-
-
-def _defines_transform(tree: ast.Module) -> bool:
-    return any(
-        isinstance(base, ast.Name) and base.id == "Transform"
-        for node in tree.body
-        if isinstance(node, ast.ClassDef)
-        for base in node.bases
-    )
+    """name -> specification of each transform, in the order in which they run."""
+    return {t.name(): inspect.cleandoc(t.__doc__ or "") for t in TRANSFORMS}
 
 
 def docs_of(name: str) -> str:
@@ -49,3 +39,32 @@ def generated_line(written: list[str], fresh: list[str], line: int) -> int | Non
         if block.a < line <= block.a + block.size:
             return line - block.a + block.b
     return None
+
+
+def origin_of(port: "Port", line: int) -> list[str]:
+    """What to say of a line of a port: its places in the source, and what changed there.
+
+    A place is `file:line: text`; under it stand the changes that were made at it.
+    """
+    said = []
+    for file, number in dict.fromkeys(port.origins.get(line, [])):
+        source = Path(file).read_text(encoding="utf-8").splitlines()
+        text = source[number - 1].strip() if number <= len(source) else ""
+        said.append(f"{_short(file)}:{number}: {text}")
+        said += [
+            f"    {change.transform}: {change.why}"
+            for change in dict.fromkeys(port.changes)
+            if (change.span.file, change.span.line) == (file, number)
+        ]
+    return said
+
+
+def _short(file: str) -> str:
+    """The path from the current folder where it is below it, else from its package."""
+    path = Path(file)
+    if path.is_relative_to(Path.cwd()):
+        return str(path.relative_to(Path.cwd()))
+    parts = path.parts
+    if "transformers" in parts:
+        return "/".join(parts[parts.index("transformers") :])
+    return file

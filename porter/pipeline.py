@@ -5,6 +5,7 @@ from porter.transforms.base import Change, Transform
 from porter.transforms.flatten_tokens import FlattenTokens
 from porter.transforms.fuse_gate_up import FuseGateUp
 from porter.transforms.fuse_qkv import FuseQkv
+from porter.transforms.keep_rope import KeepRope
 from porter.transforms.place_parallel import PlaceParallel
 from porter.transforms.substitute_attention import SubstituteAttention
 from porter.transforms.substitute_logits import SubstituteLogits
@@ -15,6 +16,7 @@ TRANSFORMS: tuple[type[Transform], ...] = (
     # substitute: what the engine must own, then what its layers do as well
     SubstituteAttention,
     SubstituteRope,
+    KeepRope,
     SubstituteNorms,
     # fuse: several matrices of one input are one
     FuseQkv,

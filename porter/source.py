@@ -26,6 +26,7 @@ class SourceFile:
     tree: ast.Module
     package: str
     names: dict[str, Any] = field(default_factory=dict)
+    patched: list[int] = field(default_factory=list)  # lines that change what is defined
 
     def gap(self, line: int, what: str, advice: str = "") -> Refused:
         return Refused([Gap(self.shown, line, what, advice)])
@@ -91,6 +92,8 @@ class SourceSet:
 
     def _bind(self, file: SourceFile) -> None:
         for stmt in _top_level(file.tree.body):
+            if _patches(stmt):
+                file.patched.append(stmt.lineno)
             if isinstance(stmt, ast.ClassDef):
                 file.names[stmt.name] = Class(stmt.name, stmt, file)
             elif isinstance(stmt, ast.FunctionDef):
@@ -105,7 +108,9 @@ class SourceSet:
                     origin = _Import(stmt.module or "", stmt.level, alias.name)
                     file.names[alias.asname or alias.name] = origin
             elif isinstance(stmt, ast.Assign) and isinstance(stmt.targets[0], ast.Name):
-                file.names.setdefault(stmt.targets[0].id, stmt.value)
+                name = stmt.targets[0].id
+                if stmt in file.tree.body or name not in file.names:
+                    file.names[name] = stmt.value
             elif isinstance(stmt, ast.AnnAssign) and isinstance(stmt.target, ast.Name):
                 if stmt.value is not None:
                     file.names.setdefault(stmt.target.id, stmt.value)
@@ -147,6 +152,15 @@ class _Import:
     module: str
     level: int
     name: str
+
+
+def _patches(stmt: ast.stmt) -> bool:
+    """A statement of the module that changes a class or function after its definition."""
+    if isinstance(stmt, ast.Assign):
+        return any(isinstance(t, (ast.Attribute, ast.Subscript)) for t in stmt.targets)
+    if isinstance(stmt, ast.Expr) and isinstance(stmt.value, ast.Call):
+        return getattr(stmt.value.func, "id", "") in ("setattr", "exec", "delattr")
+    return isinstance(stmt, (ast.For, ast.While, ast.AugAssign, ast.Delete, ast.With))
 
 
 def _top_level(body):

@@ -33,8 +33,12 @@ ORDINARY = {
     "automodel",
     "bit",
     "clip",
+    "encoderdecoder",  # is_encoder_decoder: a field of every config
     "git",
+    "gte",  # ast.GtE
     "led",
+    "phi",  # the value where two branches join
+    "roformer",  # the paper that rotary embeddings are from
 }
 
 # Identifiers and literals of transformers' and vLLM's own interfaces, exactly as spelt

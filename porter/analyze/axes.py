@@ -84,6 +84,8 @@ def _is_multiple(size, factor) -> bool:
 def broadcast(operands: list[Axes]) -> Axes:
     """Axes of an elementwise result, right-aligned."""
     rank = max((len(a) for a in operands), default=0)
+    # an activation's factors carry the identity of its axes, before those of a weight
+    operands = sorted(operands, key=lambda axes: not any(roles(a) for a in axes))
     padded = [((),) * (rank - len(a)) + tuple(a) for a in operands]
     return tuple(_meet([p[i] for p in padded]) for i in range(rank))
 
@@ -131,6 +133,8 @@ def feature_layout(axes: Axes) -> tuple[bool, list[Axis]]:
     no batch axis stands is a batch to broadcast over, and goes as well.
     """
     tokens = any(has_role(a, "batch", "seq") for a in axes)
+    if sum(has_role(a, "seq") for a in axes) > 1:
+        raise AxisError("two axes of tokens: tokens are paired outside attention")
     out: list[Axis] = []
     for axis in axes:
         token_factors = [f for f in axis if f.role]
@@ -150,6 +154,9 @@ def slice_size(start, stop, step, size) -> Any:
     length = arith("sub", high, low)
     if step in (None, 1):
         return length
+    first, every = constant(low), constant(step)
+    if first is not None and every is not None and 0 <= first < every and same(high, size):
+        return arith("floordiv", size, step)  # sizes divide by the step
     return arith("floordiv", length, step)
 
 

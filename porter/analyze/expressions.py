@@ -1,7 +1,7 @@
 """Expressions of the source: names, attributes, operators, calls, subscripts."""
 
 import ast
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from porter.analyze import hf_api, torch_ops
 from porter.analyze.graph import Node, axis_size
@@ -64,6 +64,11 @@ _BUILTINS = {"int", "float", "bool", "str", "len", "range", "enumerate", "zip", 
 class Expressions:
     """The expression half of the interpreter."""
 
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """The other half of the interpreter, for the type checker."""
+
     def eval(self, node: ast.expr, env) -> Any:
         method = getattr(self, f"on_{type(node).__name__}", None)
         if method is None:
@@ -91,6 +96,9 @@ class Expressions:
         found = self.sources.lookup(env.file, node.id)
         if isinstance(found, ast.expr):
             found = self._module_constant(env, node.id, found)
+        if isinstance(found, Function) and found.node.decorator_list and not found.static:
+            for decorator in found.node.decorator_list:
+                self.decorate(found, decorator, type(env)(found.file))
         if found is not None:
             return found
         if node.id in _BUILTINS:
@@ -267,7 +275,7 @@ class Expressions:
         return lineage(obj.cls) if obj.cls else []
 
     def _class_member(self, cls: Class, name: str, inst: Module | None):
-        for stmt in cls.node.body:
+        for stmt in reversed(cls.node.body):
             if isinstance(stmt, ast.FunctionDef) and stmt.name == name:
                 fn = self.method(stmt, cls)
                 if any(isinstance(d, ast.Name) and d.id == "property"
@@ -346,7 +354,7 @@ class Expressions:
         if isinstance(left, Node) or isinstance(right, Node):
             return torch_ops.binary(self, op, left, right)
         if isinstance(left, (tuple, list)) and isinstance(right, type(left)) and op == "add":
-            return left + right
+            return left + right  # type: ignore[operator]
         if isinstance(left, SymList) or isinstance(right, SymList):
             raise self.gap("lists of symbolic length can't be joined")
         if isinstance(left, (tuple, list)) and isinstance(right, int) and op == "mul":
@@ -632,8 +640,8 @@ class Expressions:
             raise self.gap(f"an item of a `{obj.kind}` isn't followed")
         if isinstance(index, slice):
             start = constant(index.start) if index.start is not None else 0
-            if start == 0 and index.step in (None, 1):
-                return LayerSlice(obj, index.stop)
+            if isinstance(start, int) and start >= 0 and index.step in (None, 1):
+                return LayerSlice(obj, start, index.stop)
         elif same(index, LAYER) and obj.element is not None:
             return obj.element
         elif isinstance(index, int) and isinstance(obj.attrs.get("items"), list):
@@ -646,6 +654,8 @@ class Expressions:
         if isinstance(iterable, Enumerated):
             inner = self.layer_iteration(iterable.inner)
             if inner is not None:
+                if inner[2] is not None and inner[2][0]:
+                    raise self.gap("layers are counted from another one than the first")
                 return inner[0], (LAYER, inner[1]), inner[2]
             return None
         if isinstance(iterable, Zipped):
@@ -658,10 +668,11 @@ class Expressions:
                 items.append(layer[1] if layer else self.subscript(part, LAYER))
             return layers[0][0], tuple(items), layers[0][2]
         if isinstance(iterable, LayerSlice):
-            pick = iterable.stop
+            start, stop = iterable.start, iterable.stop
             iterable = iterable.modules
-            if pick is not None and same(pick, iterable.count):
-                pick = None
+            if stop is not None and same(stop, iterable.count):
+                stop = None
+            pick = (start, stop)
         if isinstance(iterable, SymRange):
             return None
         if isinstance(iterable, Module) and iterable.leaf == "torch.nn.ModuleList":
@@ -826,8 +837,8 @@ class SymRange:
 
 
 class LayerSlice:
-    def __init__(self, modules: Module, stop):
-        self.modules, self.stop = modules, stop
+    def __init__(self, modules: Module, start: int, stop):
+        self.modules, self.start, self.stop = modules, start, stop
 
 
 class Enumerated:

@@ -116,6 +116,7 @@ class Loop:
     carried: list[tuple["Node", "Node", "Node", "Node"]] = field(default_factory=list)
     index: Any = None
     stop: Any = None
+    start: int = 0
 
 
 @dataclass(eq=False)
@@ -134,7 +135,7 @@ class Node:
     span: Span
     loop: Loop | None = None
     dtype: Any = None
-    hints: dict[int, list[str]] = field(default_factory=dict)
+    hints: dict[int, list[tuple[int, str]]] = field(default_factory=dict)
     forward: "Node | None" = None
     id: int = field(default_factory=lambda: next(_ids))
 
@@ -193,7 +194,7 @@ def dependencies(node: Node) -> list[Node]:
     deps = node.inputs()
     if node.op == "loop_exit":
         loop = node.attrs["loop"]
-        for entry, init, result, exit_ in loop.carried:
+        for _entry, init, result, exit_ in loop.carried:
             if exit_.final is node:
                 deps = [init.final, result.final]
     return deps

@@ -82,6 +82,8 @@ def external_item(interp, table: External, index) -> Any:
 class RopeInit(External):
     """ROPE_INIT_FUNCTIONS[rope_type]: transformers' own frequencies."""
 
+    rope_type: Any
+
     def __init__(self, rope_type):
         object.__setattr__(self, "name", "transformers.ROPE_INIT")
         object.__setattr__(self, "rope_type", rope_type)
@@ -165,12 +167,21 @@ def mask(interp, kind: str, args: list, kwargs: dict) -> Node:
         raise interp.gap("the attention mask is made from another config")
     if given.get("attention_mask") is not None:
         raise interp.gap("the attention mask is changed before it is used")
+    if not _is_plain_positions(given.get("position_ids")):
+        raise interp.gap("the attention mask is made from other positions",
+                         "positions that repeat or jump make it mask between them")
     window = None
     if kind != "causal":
         name = "sliding_window" if kind == "sliding" else "attention_chunk_size"
         window = interp.config_attribute(config, name)
     axes = (batch_axis(), (), seq_axis(), hist_axis())
     return interp.node("mask", (window,), axes, kind=kind)
+
+
+def _is_plain_positions(value) -> bool:
+    while isinstance(value, Node) and value.op == "rearrange":
+        value = value.args[0]
+    return value is None or (isinstance(value, Node) and value.op == "positions")
 
 
 # -- methods of the library's objects
@@ -269,9 +280,12 @@ def _module_method(interp, obj: Module, name: str, args: list, kwargs: dict):
         return None
     if name == "append" and obj.leaf == "torch.nn.ModuleList":
         raise interp.gap("layers appended one by one aren't followed")
-    if name in ("post_init", "apply", "init_weights", "register_forward_hook", "train",
+    if name in ("post_init", "apply", "init_weights", "train",
                 "eval", "requires_grad_", "register_load_state_dict_pre_hook"):
         return None
+    if name in ("register_forward_hook", "register_forward_pre_hook"):
+        raise interp.gap("a forward hook changes what a module computes",
+                         "write the change into the module's forward")
     if name in ("__call__", "forward"):
         return interp.call_module(obj, args, kwargs)
     if name in ("warn_if_padding_and_no_attention_mask", "get_head_mask"):

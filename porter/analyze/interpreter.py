@@ -13,7 +13,7 @@ from porter.analyze import axes as ax
 from porter.analyze.expressions import Expressions
 from porter.analyze.graph import Frame, Loop, Node, Span, iter_nodes
 from porter.analyze.statements import Statements
-from porter.analyze.symbols import Sym, key, negate, same, unwrap
+from porter.analyze.symbols import Sym, contains, key, negate, same, unwrap
 from porter.analyze.torch_modules import bind_leaf, call_leaf, is_leaf
 from porter.analyze.torch_ops import forbid_tokens
 from porter.analyze.values import (
@@ -60,6 +60,7 @@ class Interpreter(Expressions, Statements):
         self.under_construction: list[Module] = []
         self.assumptions: list[tuple[str, Any]] = []
         self.frames: list[Frame] = []
+        self.scopes: list[Env] = []
         self.modules: list[Module] = []
 
     # -- places and refusals
@@ -86,7 +87,8 @@ class Interpreter(Expressions, Statements):
         """A new operation; the same one made twice in one call is one node."""
         for arg in args:
             self._reject_unknown(arg, op)
-        frame_key = id(self.frame), id(self.loop)
+        building = self.under_construction[-1] if self.under_construction else None
+        frame_key = id(self.frame), id(self.loop), id(building)
         parts = tuple(_arg_key(a) for a in (*args, *attrs.values()))
         sizes = () if parts and any(isinstance(a, Node) for a in args) else tuple(
             key(ax.axis_size(a)) for a in axes
@@ -109,6 +111,9 @@ class Interpreter(Expressions, Statements):
 
     def elementwise(self, op: str, *args, dtype=None, **attrs) -> Node:
         tensors = [a for a in args if isinstance(a, Node)]
+        if any(isinstance(a, Sym) and contains(a, "runtime") for a in args):
+            raise self.gap("the number of tokens is used as a value",
+                           "vLLM batches tokens of several sequences")
         try:
             axes = ax.broadcast([t.axes for t in tensors])
         except ax.AxisError as error:
@@ -186,6 +191,9 @@ class Interpreter(Expressions, Statements):
         """`a` where cond holds, else `b`."""
         if a is b or (is_scalar(a) and is_scalar(b) and same(a, b)):
             return a
+        if contains(cond, "runtime") and (_has_node(a) or _has_node(b)):
+            raise self.gap("a branch depends on the number of tokens",
+                           "vLLM batches tokens of several sequences")
         if isinstance(a, Node) and isinstance(b, Node):
             return self._join_nodes(cond, a, b)
         if is_scalar(a) and is_scalar(b):
@@ -251,17 +259,23 @@ class Interpreter(Expressions, Statements):
         saved_file, saved = self.file, (self.line, self.end_line)
         self.file = fn.file
         self.depth += 1
+        self.scopes.append(env)
         try:
             if isinstance(fn.node, ast.Lambda):
                 return self.eval(fn.node.body, env)
             return self.run_body(fn.node.body, env)
         finally:
             self.depth -= 1
+            self.scopes.pop()
             self.file = saved_file
             self.line, self.end_line = saved
 
     def call_module(self, inst: Module, args: list, kwargs: dict) -> Any:
         """inst(*args): the author's forward in a frame of its own, or a leaf operation."""
+        for special in ("__call__", "__getattr__", "__setattr__", "_call_impl"):
+            found = self.find_method(inst, special)
+            if found is not None:
+                raise found.file.gap(found.node.lineno, f"a module with its own `{special}`")
         forward = self.find_method(inst, "forward")
         if forward is None:
             if inst.leaf and is_leaf(inst.leaf):
@@ -303,9 +317,11 @@ class Interpreter(Expressions, Statements):
         if inst.cls is None:
             return None
         for cls in lineage(inst.cls, after):
-            for stmt in cls.node.body:
+            for stmt in reversed(cls.node.body):
                 if isinstance(stmt, ast.FunctionDef) and stmt.name == name:
                     return self.method(stmt, cls)
+                if isinstance(stmt, ast.Assign) and name in _assigned(stmt):
+                    raise cls.file.gap(stmt.lineno, f"`{name}` is assigned in the class body")
         return None
 
     def method(self, stmt: ast.FunctionDef, cls: Class) -> Function:
@@ -328,6 +344,10 @@ class Interpreter(Expressions, Statements):
                 fn.dynamic_rope = fn.dynamic_rope or last == "dynamic_rope_update"
             elif not isinstance(value, Opaque):
                 raise self.gap(f"the decorator on `{fn.name}` is code of the source's")
+
+
+def _assigned(stmt: ast.Assign) -> list[str]:
+    return [t.id for t in stmt.targets if isinstance(t, ast.Name)]
 
 
 def lineage(cls: Class, after: Class | None = None) -> list[Class]:
@@ -403,6 +423,10 @@ def _arg_key(arg):
 
 def _dtype_key(dtype):
     return ("n", dtype.id) if isinstance(dtype, Node) else dtype
+
+
+def _has_node(value) -> bool:
+    return any(True for _ in iter_nodes(value))
 
 
 def nodes_in(value) -> list[Node]:

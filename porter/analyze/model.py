@@ -4,11 +4,11 @@ import ast
 from dataclasses import dataclass, field
 from typing import Any
 
-from porter.analyze.graph import Frame, Node, batch_axis, seq_axis
+from porter.analyze.graph import Frame, Node, batch_axis, seq_axis, walk
 from porter.analyze.interpreter import Interpreter, lineage
 from porter.analyze.values import Class, Config, External, Module, Output
 from porter.config_class import ConfigClass, read_config_class
-from porter.gap import UsageError
+from porter.gap import Gap, Refused, UsageError
 from porter.source import SourceFile, SourceSet
 
 
@@ -25,6 +25,7 @@ class Facts:
     logits: Node
     interpreter: Interpreter
     class_values: dict[str, Any] = field(default_factory=dict)
+    default_rope_only: Any = None  # the rope type's Sym, where only the default is kept
 
     @property
     def frames(self) -> list[Frame]:
@@ -101,6 +102,9 @@ def _config_from(sources: SourceSet, cls: Class, name) -> ConfigClass | None:
 
 def analyze(sources: SourceSet, file: SourceFile, arch: str | None) -> Facts:
     cls = find_causal_lm(sources, file, arch)
+    if file.patched:
+        raise file.gap(file.patched[0], "the file changes its definitions after making them",
+                       "write the change into the class or function itself")
     fields = find_config_class(sources, cls)
     config = Config(("config",), fields)
     interp = Interpreter(sources, file, config)
@@ -122,6 +126,11 @@ def analyze(sources: SourceSet, file: SourceFile, arch: str | None) -> Facts:
         logits = logits[0]
     if not isinstance(logits, Node):
         raise file.gap(forward.node.lineno, "forward returns no logits that can be followed")
+    for node in walk([logits]):
+        if node.op == "seq_index":
+            raise Refused([Gap(node.span.file, node.span.line,
+                               "tokens are numbered from 0 at every step",
+                               "positions must count the tokens before: add the cache's length")])
     facts = Facts(file, sources, cls, fields, root, interp.frames[0], logits, interp)
     for name in ("_tied_weights_keys", "base_model_prefix",
                  "_keys_to_ignore_on_load_unexpected"):

@@ -26,7 +26,8 @@ def arange(interp, start, stop, step) -> Node | None:
     if constant(step) != 1:
         return None
     if same(start, 0) and same(stop, SEQ):
-        return interp.node("seq_index", (), (seq_axis(),), dtype="int64")
+        return interp.node("seq_index", (), (seq_axis(),), dtype="int64",
+                           line=interp.line)
     if same(start, PAST) and same(stop, arith("add", PAST, SEQ)):
         return positions(interp, (seq_axis(),))
     return None

@@ -2,9 +2,9 @@
 
 import ast
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from porter.analyze.graph import Loop, Node
+from porter.analyze.graph import Loop, Node, iter_nodes
 from porter.analyze.symbols import Sym, constant, is_symbolic, same, unwrap
 from porter.analyze.values import (
     DEVICE,
@@ -35,6 +35,13 @@ class Jumped:
 
 class Statements:
     """The statement half of the interpreter."""
+
+    if TYPE_CHECKING:
+
+        loop: Loop | None
+
+        def __getattr__(self, name: str) -> Any:
+            """The other half of the interpreter, for the type checker."""
 
     def run_body(self, body: list[ast.stmt], env) -> Any:
         signal = self.run_block(body, env)
@@ -135,8 +142,21 @@ class Statements:
 
     def do_AugAssign(self, stmt, env):
         current = self.eval(_as_load(stmt.target), env)
+        if isinstance(current, Node):
+            self._refuse_shared(current, stmt.target, env)
         value = self.binary(type(stmt.op), current, self.eval(stmt.value, env))
         self.assign(stmt.target, value, env)
+
+    def _refuse_shared(self, value: Node, target: ast.expr, env) -> None:
+        """`x += y` changes the tensor itself, so every other name for it changes too."""
+        own = target.id if isinstance(target, ast.Name) else None
+        for scope in [*self.scopes, env]:
+            for name, other in scope.vars.items():
+                if scope is env and name == own:
+                    continue
+                if any(_shares_storage(value, n) for n in iter_nodes(other)):
+                    raise self.gap(f"an in-place change that `{name}` sees as well",
+                                   "write it as `x = x + y`")
 
     def assign(self, target: ast.expr, value, env) -> None:
         if isinstance(target, ast.Name):
@@ -188,6 +208,8 @@ class Statements:
 
     def set_attribute(self, obj, name: str, value) -> None:
         if isinstance(obj, Module):
+            if name in ("forward", "__call__", "__class__"):
+                raise self.gap(f"`.{name}` of a module is replaced")
             if isinstance(value, Module) and value.owner is None and value is not obj:
                 value.owner, value.name = obj, name
             obj.attrs[name] = value
@@ -283,7 +305,8 @@ class Statements:
             raise self.gap(f"the loop runs over {iterable.what}")
         layers = self.layer_iteration(iterable)
         if layers is not None:
-            return self._loop_layers(stmt, *layers, env)
+            modules, item, stop = layers
+            return self._loop_layers(stmt, modules, item, stop, env)
         for item in self.sequence(iterable):
             self.assign(stmt.target, item, env)
             signal = self.run_block(stmt.body, env)
@@ -295,10 +318,11 @@ class Statements:
                 return signal
         return None
 
-    def _loop_layers(self, stmt, modules: Module, item, stop, env):
+    def _loop_layers(self, stmt, modules: Module, item, bounds, env):
         if self.loop is not None:
             raise self.gap("a loop over layers inside another isn't followed")
-        loop = Loop(modules, self.frame, self.span(), None, [], stmt, stop)
+        start, stop = bounds or (0, None)
+        loop = Loop(modules, self.frame, self.span(), None, [], stmt, stop, start)
         carried = {}
         assigned = _assigned_names(stmt.body)
         for name in [n for n in env.vars if n in assigned]:
@@ -399,6 +423,16 @@ class _Side:
     state: _Snapshot
 
 
+def _shares_storage(a: Node, b: Node) -> bool:
+    return _storage(a) is _storage(b)
+
+
+def _storage(node: Node) -> Node:
+    while node.op in ("rearrange", "slice", "select"):
+        node = node.args[0]
+    return node
+
+
 def _copy(value):
     return value.copy() if type(value) in (dict, list) else value
 
@@ -411,7 +445,7 @@ def _first_size(value: Node):
 
 def _as_load(target: ast.expr) -> ast.expr:
     clone = ast.copy_location(type(target)(**vars(target)), target)
-    clone.ctx = ast.Load()
+    clone.ctx = ast.Load()  # type: ignore[attr-defined]
     return clone
 
 

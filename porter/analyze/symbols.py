@@ -181,7 +181,7 @@ def _poly_pow(a: Poly, exponent: Fraction):
         root = float(c) ** float(exponent)
         if c < 0 or Fraction(root) ** (1 / exponent) != c:
             return None
-        coefficient = Fraction(root)
+        coefficient: float | Fraction = Fraction(root)
     else:
         coefficient = c**exponent if c != 1 else c
     return {tuple((atom, e * exponent) for atom, e in m): Fraction(coefficient)}
@@ -315,7 +315,7 @@ _INFIX = {
 
 
 def describe(x) -> str:
-    """Python text of x with config fields as `config.f`; for messages and for `__init__`."""
+    """Python text of x, config fields as `config.f`; for messages and `__init__`."""
     return text(x, lambda sym: None)
 
 
@@ -402,6 +402,8 @@ def simplify(x):
     inner = unwrap(x)
     if not isinstance(inner, Sym) or inner.op not in ARITHMETIC:
         return x
+    if contains(inner, "truediv") or contains(inner, "pow"):
+        return x  # not a size
     atoms: dict = {}
     _collect_atoms(inner, atoms)
     p = poly(inner)

@@ -9,6 +9,7 @@ from typing import Any
 from porter.analyze import axes as ax
 from porter.analyze import positions as pos
 from porter.analyze.graph import (
+    Axes,
     Node,
     axis_size,
     feature_axis,
@@ -37,7 +38,7 @@ BINARY = {"add", "sub", "mul", "truediv", "pow", "floordiv", "mod", "maximum", "
 _ALIASES = {"div": "truediv", "multiply": "mul", "subtract": "sub", "true_divide": "truediv",
             "divide": "truediv", "floor_divide": "floordiv", "remainder": "mod",
             "max": "maximum", "min": "minimum"}
-REDUCTIONS = {"mean", "sum", "amax", "amin", "var", "std", "prod", "norm", "logsumexp"}
+REDUCTIONS = {"mean", "sum", "amax", "amin", "var", "std", "prod", "logsumexp"}
 _DTYPES = {"float": "float32", "float32": "float32", "half": "float16", "float16": "float16",
            "bfloat16": "bfloat16", "float64": "float64", "double": "float64",
            "long": "int64", "int64": "int64", "int": "int32", "int32": "int32",
@@ -174,7 +175,7 @@ def gelu(interp, x, approximate="none"):
 
 
 def leaky_relu(interp, x, negative_slope=0.01, inplace=False):
-    raise interp.gap("`leaky_relu` isn't known to porter")
+    return interp.node("leaky_relu", (x, negative_slope), x.axes, dtype=x.dtype)
 
 
 def clamp(interp, x, min=None, max=None):
@@ -290,6 +291,9 @@ def rearranged(interp, x: Node, make, repeat: bool = False) -> Node:
         axes = tuple(make())
     except ax.AxisError as error:
         raise interp.gap(f"{error}", "the sizes of this view can't be proved") from error
+    for axis in axes:
+        if has_role(axis, "seq") and any(not f.role for f in axis):
+            raise _mixes(interp, "a view that folds features into the tokens")
     base = x
     if x.op == "rearrange" and x.frame is interp.frame and x.loop is interp.loop:
         base = x.args[0]
@@ -315,7 +319,7 @@ def t(interp, x):
 
 
 def permute(interp, x, *dims):
-    dims = _flat_sizes(interp, dims)
+    dims = tuple(_flat_sizes(interp, dims))
     if len(dims) != len(x.axes):
         raise interp.gap("`permute` with another number of axes")
     return rearranged(interp, x, lambda: [x.axes[ax.normalize(d, len(dims))] for d in dims])
@@ -358,7 +362,7 @@ def unflatten(interp, x, dim, sizes):
 def expand(interp, x, *sizes):
     from porter.analyze.graph import Factor
 
-    sizes = _flat_sizes(interp, sizes)
+    sizes = tuple(_flat_sizes(interp, sizes))
     lead = len(sizes) - len(x.axes)
     old = [()] * lead + list(x.axes)
     out = []
@@ -399,7 +403,7 @@ def repeat_interleave(interp, x, repeats, dim=None, output_size=None):
 def repeat(interp, x, *sizes):
     from porter.analyze.graph import Factor
 
-    sizes = _flat_sizes(interp, sizes)
+    sizes = tuple(_flat_sizes(interp, sizes))
     axes = [()] * (len(sizes) - len(x.axes)) + list(x.axes)
     out = []
     for axis, size in zip(axes, sizes, strict=True):
@@ -589,6 +593,8 @@ def matmul(interp, a: Node, b: Node) -> Node:
         return binary(interp, "mul", a, b)
     if ax.roles(left) != ax.roles(right):
         raise interp.gap("`matmul` joins a token axis with another")
+    if has_role(left, "batch", "seq"):
+        raise _mixes(interp, "`matmul`")
     try:
         lead = ax.broadcast([a.axes[:-2], b.axes[:-2]])
     except ax.AxisError as error:
@@ -613,6 +619,9 @@ def einsum(interp, equation, *operands):
 
 def reduce(interp, name: str, x: Node, dim=None, keepdim=False, **kwargs) -> Node:
     kwargs.pop("dtype", None)
+    unknown = set(kwargs) - {"unbiased", "correction", "p"}
+    if unknown:
+        raise interp.gap(f"`{name}` with {sorted(unknown)} isn't followed")
     if kwargs.get("unbiased", kwargs.get("correction", None)) not in (None, False, 0):
         raise interp.gap(f"`{name}` with {kwargs}")
     if dim is None:
@@ -630,7 +639,14 @@ def reduce(interp, name: str, x: Node, dim=None, keepdim=False, **kwargs) -> Nod
         axes = [a for i, a in enumerate(axes) if i not in at]
     return interp.node("reduce", (x,), tuple(axes), dtype=x.dtype, fn=name,
                        dim=at[0] - len(x.axes), keepdim=keepdim is True,
+                       p=kwargs.get("p"),
                        unbiased=kwargs.get("unbiased", kwargs.get("correction")))
+
+
+def vector_norm(interp, x: Node, p=2, dim=None, keepdim=False) -> Node:
+    if constant(p) is None and p != "fro":
+        raise interp.gap("a norm of symbolic order isn't followed")
+    return reduce(interp, "norm", x, dim, keepdim, p=2 if p == "fro" else p)
 
 
 def softmax(interp, x: Node, dim=-1, dtype=None, _stacklevel=3) -> Node:
@@ -651,6 +667,52 @@ def _along(interp, name: str, x: Node, *args, dim=None, dims=None, **kwargs):
         if number is not None and -len(x.axes) <= number < len(x.axes):
             forbid_tokens(interp, x.axes[number % len(x.axes)], f"`{name}`")
     raise interp.gap(f"`{name}` isn't followed")
+
+
+def _dim_function(*names: str):
+    """A function along one axis, kept as it is: fn(x, *values, dim)."""
+
+    def fn(interp, x: Node, *args, **kwargs):
+        given = dict(zip(names, args, strict=False)) | kwargs
+        given.pop("dtype", None)
+        at = constant(_one(given.pop("dim", given.pop("dims", -1))))
+        if at is None or any(not is_scalar(v) for v in given.values()):
+            raise interp.gap("this call isn't followed")
+        at = ax.normalize(at, len(x.axes))
+        forbid_tokens(interp, x.axes[at], f"`{names[-1]}`")
+        return at, given
+
+    return fn
+
+
+def _one(dim):
+    return dim[0] if isinstance(dim, (tuple, list)) and len(dim) == 1 else dim
+
+
+def _along_features(name: str, *names: str):
+    """flip, roll, cumsum, ... over a feature axis; over tokens they mix them."""
+    parse = _dim_function(*names)
+
+    def fn(interp, x: Node, *args, **kwargs):
+        if "dim" not in names and "dims" not in kwargs and len(args) < len(names):
+            if name in ("flip", "roll"):
+                raise interp.gap(f"`{name}` over all elements isn't followed")
+        at, given = parse(interp, x, *args, **kwargs)
+        values = tuple(given.items())
+        return interp.node("along", (x, *(v for _, v in values)), x.axes, dtype=x.dtype,
+                           fn=name, dim=at - len(x.axes), names=tuple(k for k, _ in values))
+
+    return fn
+
+
+def add(interp, x, other, alpha=1):
+    return binary(interp, "add", x, binary(interp, "mul", other, alpha)
+                  if constant(alpha) != 1 else other)
+
+
+def sub(interp, x, other, alpha=1):
+    return binary(interp, "sub", x, binary(interp, "mul", other, alpha)
+                  if constant(alpha) != 1 else other)
 
 
 def conv1d(interp, x, *args, **kwargs):
@@ -713,7 +775,10 @@ def leaf_parameter(interp, module: Module, name: str):
     if name == "bias" and module.leaf != "torch.nn.Embedding" and args.get("bias") is False:
         return None
     if module.leaf == "torch.nn.Linear":
-        axes = (feature_axis(args["out_features"]), feature_axis(args["in_features"]))
+        axes: Axes = (
+            feature_axis(args["out_features"]),
+            feature_axis(args["in_features"]),
+        )
         axes = axes if name == "weight" else axes[:1]
     elif module.leaf == "torch.nn.Embedding":
         axes = (feature_axis(args["num_embeddings"]), feature_axis(args["embedding_dim"]))
@@ -825,9 +890,18 @@ _TABLE: dict[str, Any] = {
     "concat": cat, "concatenate": cat, "stack": stack, "pad": pad, "matmul": matmul,
     "bmm": matmul, "linear": linear, "einsum": einsum, "softmax": softmax,
     "conv1d": conv1d, "size": size, "dim": dim, "numel": numel, "item": item,
-    "cpu": same_value, "cuda": same_value, "tensor_split": chunk, "roll": None,
+    "cpu": same_value, "cuda": same_value, "tensor_split": chunk,
 }  # fmt: skip
-del _TABLE["roll"]
+_TABLE |= {
+    "roll": _along_features("roll", "shifts", "dims"),
+    "flip": _along_features("flip", "dims"),
+    "cumsum": _along_features("cumsum", "dim"),
+    "log_softmax": _along_features("log_softmax", "dim"),
+    "normalize": _along_features("normalize", "p", "dim", "eps"),
+    "add": add,
+    "norm": vector_norm,
+    "sub": sub,
+}
 for _name, _tag in _DTYPES.items():
     if _name in ("float", "half", "bfloat16", "double", "long", "int", "bool"):
         _TABLE[_name] = _cast_method(_tag)

@@ -70,13 +70,23 @@ def convert_again(arguments: argparse.Namespace) -> "Port":
     from porter.convert import convert
 
     if arguments.config is not None:
-        existing_file(arguments.config, "config")
+        _check_config(arguments.config)
     return convert(
         arguments.source,
         arch=arguments.arch,
         profile=arguments.vllm,
         config=arguments.config,
     )
+
+
+def _check_config(path: Path) -> None:
+    existing_file(path, "config")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"config {path} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise UsageError(f"config {path} is not a JSON object")
 
 
 def _check_report_name(report: Path | None) -> None:
@@ -124,8 +134,5 @@ def _summarise(port: "Port", target: Path | None) -> None:
     )
     where = "standard output" if target is None else str(target)
     lines = port.text.count("\n")
-    say(
-        f"{port.architecture} of {port.source} -> {where} "
-        f"({lines} lines, {len(changes)} changes)",
-        stream,
-    )
+    say(f"{port.architecture} of {port.source}", stream)
+    say(f"-> {where}: {lines} lines, {len(changes)} changes", stream)

@@ -11,7 +11,7 @@ from pathlib import Path
 from porter.commands.check import reconvert
 from porter.commands.options import existing_file
 from porter.console import print_table, say
-from porter.explanation import docs_of, generated_line, transform_docs
+from porter.explanation import docs_of, generated_line, origin_of, transform_docs
 from porter.gap import UsageError
 from porter.provenance import read_provenance
 
@@ -51,5 +51,5 @@ def _explain_line(path: Path, line: int) -> None:
     if fresh is None:
         say("  Not porter's: edited by hand, or written by another version.")
         return
-    origin = port.origins[fresh - 1]
-    say(f"  {origin}")
+    for said in origin_of(port, fresh) or ["of the file's frame: no source line"]:
+        say(f"  {said}")

@@ -84,7 +84,9 @@ def _cell(value: object) -> str:
         case float():
             return f"{value:.2e}" if value and abs(value) < 1e-2 else f"{value:.4g}"
         case dict():
-            pairs = (f"{key} {_cell(item)}" for key, item in value.items())
+            pairs = (
+                f"{key.replace('_', ' ')} {_cell(item)}" for key, item in value.items()
+            )
             return ", ".join(pairs) or "none"
         case list() if value and all(isinstance(item, bool) for item in value):
             return f"{sum(value)} of {len(value)}"

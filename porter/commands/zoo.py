@@ -1,8 +1,8 @@
 """Convert and verify every decoder-only causal LM of the installed transformers.
 
-NAME is an architecture, a model_type or a folder of transformers' models; without one
-all are taken. A model that porter refuses is no failure. Exit code 0: no port differs
-from its source, 1: one does, or porter failed on one.
+NAME is an architecture, a model_type or a folder of transformers' models;
+without one all are taken. A model that porter refuses is no failure. Exit code
+0: no port differs from its source, 1: one does, or porter failed on one.
 """
 
 import argparse

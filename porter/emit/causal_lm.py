@@ -37,7 +37,7 @@ _REGROUP = '''\
     def _split_heads(
         self, weights: Iterable[tuple[str, torch.Tensor]]
     ) -> Iterable[tuple[str, torch.Tensor]]:
-        """Stored head by head as query, key, value: all queries first, as QKV has them."""
+        """Stored head by head as query, key, value; here all queries come first."""
         for name, weight in weights:
             if {test}:
                 heads = weight.unflatten(0, ({count}, 3, -1))
@@ -134,8 +134,10 @@ class CausalLMWriter:
 
     def _mapper(self) -> str:
         plan, parts = self.plan, []
-        if plan.ignored:
-            rows = ", ".join(f"re.compile({p!r}): None" for p in plan.ignored)
+        rules = [(old, repr(new)) for old, new in plan.renamed.items()]
+        rules += [(pattern, "None") for pattern in [*plan.ignored, *plan.unused]]
+        if rules:
+            rows = ", ".join(f"re.compile({_raw(old)}): {new}" for old, new in rules)
             parts.append(f"orig_to_new_regex={{{rows}}}")
         if plan.stacked:
             parts.append(f"orig_to_new_stacked={plan.stacked!r}")
@@ -160,6 +162,7 @@ class CausalLMWriter:
         head = self._head()
         head_module: Module = head.attrs["module"]
         scope.children.pop(head_module.name, None)
+        scope.children.pop(child, None)
         kind = self.inst.attrs[child].kind
         body = ["self.config = config", "self.quant_config = quant_config"]
         body += self.checks
@@ -207,6 +210,10 @@ class CausalLMWriter:
             count = counts.pop()
             out += [Line(""), Line(_REGROUP.format(test=test, count=count), span)]
         return out
+
+
+def _raw(pattern: str) -> str:
+    return f'r"{pattern}"' if '"' not in pattern else repr(pattern)
 
 
 class _RootConstructor(Constructor):

@@ -11,6 +11,7 @@ from porter.emit.comments import Comments
 from porter.emit.constructor import Constructor
 from porter.emit.frames import FrameGraph
 from porter.emit.method import Body, Line
+from porter.emit.names import hinted, hinted_elsewhere
 from porter.emit.scope import ClassScope
 from porter.gap import Gap, Refused
 
@@ -76,7 +77,7 @@ def write_forward(graph: FrameGraph, frame: Frame, scope: ClassScope,
                   comments: Comments) -> list[Line]:
     body = Body(graph, frame, scope)
     free = graph.free(frame)
-    parameters = []
+    parameters: list[str] = []
     for node in free:
         name = parameter_name(node, frame, parameters)
         body.bind(node, name)
@@ -94,11 +95,10 @@ def write_forward(graph: FrameGraph, frame: Frame, scope: ClassScope,
 
 
 def parameter_name(node, frame: Frame, taken: list[str]) -> str:
-    from porter.emit.names import hinted
-
     if node.op in ("positions", "input_ids"):
         return node.op
-    for name in [*hinted(node, frame), *node.attrs.get("names", []), "hidden_states", "x"]:
+    options = hinted(node, frame) or hinted_elsewhere(node)
+    for name in [*options, "hidden_states", "x"]:
         if name not in taken:
             return name
     return f"x_{len(taken)}"

@@ -3,7 +3,17 @@
 from typing import Any
 
 from porter.analyze.graph import Node
-from porter.analyze.symbols import Sym, constant, contains, key, same, simplify, text, unwrap
+from porter.analyze.symbols import (
+    WRAPPERS,
+    Sym,
+    constant,
+    contains,
+    key,
+    same,
+    simplify,
+    text,
+    unwrap,
+)
 from porter.analyze.values import Activation, Choice, Config, Module
 from porter.emit.printing import Printer
 from porter.emit.scope import ClassScope
@@ -50,7 +60,9 @@ class Constructor:
                 return self._layer()
             self.params[sym.args[0]] = sym.actual
             return sym.args[0]
-        inner = unwrap(sym)
+        if sym.op in WRAPPERS:
+            return None  # its actual value is asked for next
+        inner = sym
         if isinstance(inner, Sym):
             if inner.op == "layer":
                 return self._layer()
@@ -75,10 +87,12 @@ class Constructor:
         if scope.attends:
             self._attention_sizes(scope.attends[0])
         for name, value in scope.attrs.items():
-            if isinstance(value, Sym) and key(value) not in self.known:
+            if isinstance(value, str):
+                self.lines.append(f"self.{name} = {value}")
+            elif isinstance(value, Sym):
                 self.lines.append(f"self.{name} = {self.number(value)}")
                 if constant(value) is None:
-                    self.known[key(value)] = f"self.{name}"
+                    self.known.setdefault(key(value), f"self.{name}")
         for name, child in sorted(scope.children.items(), key=self._order):
             self._child(name, child)
         for name, value in scope.attrs.items():
@@ -194,6 +208,7 @@ class Constructor:
         return self.number(value)
 
     def _torch_call(self, name: str, child: Module) -> str:
+        assert child.leaf is not None
         short = child.leaf.rsplit(".", 1)[-1]
         args = {k: v for i, (k, v) in enumerate(child.args.items())
                 if k in child.given or i < _POSITIONAL.get(f"nn.{short}", 0)}

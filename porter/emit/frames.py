@@ -24,6 +24,11 @@ class Repeat:
 Item = Node | Call | Repeat
 
 
+def held_by_module(node: Node) -> bool:
+    """Made by a constructor: methods reach it through `self`."""
+    return node.frame is None and node.op not in ("positions", "input_ids")
+
+
 class FrameGraph:
     """The live nodes by frame, and how values cross from frame to frame."""
 
@@ -66,8 +71,9 @@ class FrameGraph:
         for node in self.order:
             if self.inside(node, frame):
                 for dep in dependencies(node):
-                    if not self.inside(dep, frame) and dep not in found:
-                        found.append(dep)
+                    if self.inside(dep, frame) or dep in found or held_by_module(dep):
+                        continue
+                    found.append(dep)
         found.sort(key=lambda n: (n.op != "input_ids", n.op != "positions"))
         return found
 

@@ -22,7 +22,9 @@ _VLLM = {
     "vllm.model_executor.layers.vocab_parallel_embedding": [
         "ParallelLMHead", "VocabParallelEmbedding",
     ],
-    "vllm.model_executor.models.interfaces": ["SupportsLoRA", "SupportsPP", "SupportsQuant"],
+    "vllm.model_executor.models.interfaces": [
+        "SupportsLoRA", "SupportsPP", "SupportsQuant",
+    ],
     "vllm.model_executor.models.utils": [
         "AutoWeightsLoader", "PPMissingLayer", "WeightsMapper", "extract_layer_index",
         "make_empty_intermediate_tensors_factory", "make_layers", "maybe_prefix",

@@ -39,7 +39,10 @@ class _Item:
 
     @property
     def key(self) -> int:
-        return self.node.id if self.node is not None else -id(self.call.frame)
+        if self.node is not None:
+            return self.node.id
+        assert self.call is not None
+        return -id(self.call.frame)
 
 
 class Body:
@@ -58,6 +61,7 @@ class Body:
         self.items: dict[int, _Item] = {}
         self.cost: dict[int, int] = {}
         self.stop: set[int] = set()
+        self.bound: list[Node] = []
         self.reserved: set[str] = set()
         self.spans: list[Span] = []
 
@@ -67,6 +71,7 @@ class Body:
         """A value that is there under a name: a parameter."""
         self.hold(node, name)
         self.stop.add(node.id)
+        self.bound.append(node)
 
     def plan(self, roots: list[Node]) -> None:
         """Find the items that the roots need, who reads each, and in which branch."""
@@ -92,7 +97,11 @@ class Body:
             self.readers.setdefault(root.id, []).append((0, ()))
         regions: dict[int, Region] = {}
         for item in reversed(order):
-            outs = item.call.outputs if item.call else self._siblings(item.node)
+            if item.call is not None:
+                outs = item.call.outputs
+            else:
+                assert item.node is not None
+                outs = self._siblings(item.node)
             uses = [r for out in outs for _, r in self.readers.get(out.id, [])]
             regions[item.key] = _common(uses)
             self._record_reads(item, regions[item.key])
@@ -118,8 +127,19 @@ class Body:
         if item.call is not None:
             return self.graph.free(item.call.frame)
         assert item.node is not None
-        extra = [item.node.attrs["like"].final] if _needs_like(item.node) else []
-        return [*dependencies(item.node), *extra]
+        like = self.like(item.node)
+        return [*dependencies(item.node), *([like] if like is not None else [])]
+
+    def like(self, node: Node) -> Node | None:
+        """The value within reach whose dtype a cast takes; None: the model's own dtype."""
+        if node.op != "cast" or node.dtype is not None or node.attrs.get("like") is None:
+            return None
+        like: Node = node.attrs["like"].final
+        for bound in self.bound:  # the same values, gathered or cut for the ranks
+            if bound.op in ("gather_heads", "shard_heads") and bound.args[0].final is like:
+                return bound
+        live = like.id in self.graph.position and self.graph.inside(like, self.frame)
+        return like if like.id in self.stop or (live and like.loop is node.loop) else None
 
     def _item(self, node: Node) -> _Item | None:
         """The item that makes a node, or None where it comes from outside."""
@@ -130,7 +150,7 @@ class Body:
             if found is None:
                 found = self.items[node.id] = _Item(node=node)
             return found
-        if self.graph.inside(node, self.frame):
+        if node.frame is not None and self.graph.inside(node, self.frame):
             child = node.frame.child_of(self.frame)
             call = self.calls.get(id(child))
             if call is None:
@@ -155,7 +175,14 @@ class Body:
         self.lines.append(Line(body, list(self.spans if spans is None else spans)))
 
     def printer(self) -> Printer:
-        return Printer(self.operand, self.scope.number, self.scope.imports)
+        return Printer(self.operand, self.scope.number, self.scope.imports, self._dtype)
+
+    def _dtype(self, node: Node) -> str:
+        like = self.like(node)
+        if like is not None:
+            return f"{self.operand(like, 9)}.dtype"
+        self.scope.attrs.setdefault("dtype", "torch.get_default_dtype()")
+        return "self.dtype"
 
     def operand(self, node: Node, level: int = 0) -> str:
         """The name of a node, or its expression where it is written in place."""
@@ -184,7 +211,7 @@ class Body:
         return self.operand(node)
 
     def prepare(self, node: Node) -> None:
-        """Write the statements that a node's expression reads, then its own if it has one."""
+        """Write the statements that a node's expression reads, then its own, if any."""
         if self.name(node) is not None or node.id in self.emitted:
             return
         item = self._item(node)
@@ -229,11 +256,12 @@ class Body:
         if group is not None:
             text, targets = group
             spans = self.spans
-            names = [self.take_name(t) if t is not None else "_" for t in targets]
+            names = []
+            for target_ in targets:
+                names.append("_" if target_ is None else self.take_name(target_))
+                if target_ is not None:
+                    self.hold(target_, names[-1])
             self.line(f"{', '.join(names)} = {text}", spans)
-            for t, name in zip(targets, names, strict=True):
-                if t is not None:
-                    self.hold(t, name)
             return
         text, _ = self.expression(node)
         spans = self.spans
@@ -256,10 +284,11 @@ class Body:
         args = [self.operand(d) for d in self.graph.free(call.frame)]
         text = f"{self.scope.module(call.frame.inst)}({', '.join(args)})"
         spans = self.spans
-        names = [self.take_name(out) for out in call.outputs]
+        names = []
+        for out in call.outputs:
+            names.append(self.take_name(out))
+            self.hold(out, names[-1])
         self.line(f"{', '.join(names)} = {text}", spans)
-        for out, name in zip(call.outputs, names, strict=True):
-            self.hold(out, name)
         self.emitted.add(item.key)
 
     # -- branches
@@ -391,8 +420,9 @@ class Body:
     def _alive_after(self, held: Node, node: Node) -> bool:
         """Whether held is read by anything but the statement that makes node."""
         keys = {node.id}
-        if self.graph.inside(node, self.frame) and node.frame is not self.frame:
-            keys.add(-id(node.frame.child_of(self.frame)))
+        inner = node.frame if node.frame is not self.frame else None
+        if inner is not None and self.graph.inside(node, self.frame):
+            keys.add(-id(inner.child_of(self.frame)))
         keys |= self.scope.group_keys(node)
         for reader, region in self.readers.get(held.id, []):
             if reader in keys or reader in self.emitted:
@@ -425,10 +455,6 @@ class Body:
                 self.holder[other] = held
                 return True
         return False
-
-
-def _needs_like(node: Node) -> bool:
-    return node.op == "cast" and node.dtype is None and node.attrs.get("like") is not None
 
 
 def _common(regions: list[Region]) -> Region:

@@ -1,4 +1,4 @@
-"""The whole file: header, imports, classes in order, formatted; and where lines are from."""
+"""The whole file: header, imports, classes in order, formatted; and lines' origins."""
 
 import ast
 import shutil
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from porter import spec
 from porter.analyze.model import Facts
 from porter.analyze.symbols import config_field, describe
 from porter.analyze.values import Module
@@ -17,7 +18,7 @@ from porter.emit.comments import Comments
 from porter.emit.frames import FrameGraph
 from porter.emit.imports import import_block
 from porter.emit.method import Line
-from porter.emit.rope_checks import rope_check
+from porter.emit.rope_checks import default_only_check, rope_check
 from porter.emit.trunk import Trunk, TrunkWriter
 from porter.emit.weights import WeightPlan, plan_weights
 from porter.gap import CannotRun
@@ -53,8 +54,8 @@ def emit(facts: Facts, header: str) -> Emitted:
         made = holder.name
     scopes = [*classes.scopes, writer.scope]
     plan = plan_weights(facts, graph, scopes)
-    tables = [r.attrs["table"] for s in scopes for r in s.ropes]
-    checks, functions = _rope_checks(tables, position)
+    ropes = [r for s in scopes for r in s.ropes]
+    checks, functions = _rope_checks(facts, ropes, position)
     root = CausalLMWriter(classes, trunk, plan, tied, checks)
     parts.append(root.write())
     raw = _join(functions, parts)
@@ -63,6 +64,7 @@ def emit(facts: Facts, header: str) -> Emitted:
     doc = f'"""Inference-only {facts.cls.name} for vLLM."""'
     whole = f"{header}\n{doc}\n\n{imports}\n\n\n{text}\n"
     formatted = format_text(whole)
+    spec.check(formatted, facts.file.shown, facts.cls.node.lineno)
     origins = trace_lines(whole, formatted, raw, whole[: whole.index(text)].count("\n"))
     return Emitted(formatted, origins, [p.name for p in parts], plan, tied)
 
@@ -77,14 +79,17 @@ def _chain(root: Module, inst: Module) -> list[Module]:
     return chain
 
 
-def _rope_checks(tables: list[Any], position) -> tuple[list[str], list[str]]:
-    if not tables:
-        return [], []
-    table = tables[0]
-    call = (f"check_rope({describe(table.parameters)}, {describe(position)}, "
-            "vllm_config.model_config.max_model_len)")
-    text = rope_check(table.partial, table.pairing == "pairs")
-    return [call], [text]
+def _rope_checks(facts: Facts, ropes: list[Any], position) -> tuple[list[str], list[str]]:
+    checks, functions = [], []
+    if facts.default_rope_only is not None:
+        checks.append(default_only_check(describe(facts.default_rope_only)))
+    if ropes:
+        table = ropes[0].attrs["table"]
+        checks.append(f"check_rope({describe(table.parameters)}, {describe(position)}, "
+                      "vllm_config.model_config.max_model_len)")
+        rotates = all(r.op == "rope" for r in ropes) and table.pairing == "halves"
+        functions.append(rope_check(table.partial, longrope=rotates))
+    return checks, functions
 
 
 def _join(functions: list[str], parts: list[Generated]) -> list[Line]:

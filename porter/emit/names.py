@@ -23,5 +23,11 @@ def preferred(node: Node, frame: Frame) -> list[str]:
         return [role]
     if node.op in CANONICAL and node.op != "embedding":
         return [CANONICAL[node.op]]
-    names = hinted(node, frame)
-    return names
+    own = hinted(node, frame)
+    return own if own or node.frame is frame else hinted_elsewhere(node)
+
+
+def hinted_elsewhere(node: Node) -> list[str]:
+    """What other modules call a value: how a layer unpacks it, for one."""
+    names = [n for each in node.hints.values() for _, n in each if n != "_"]
+    return list(dict.fromkeys(names))

@@ -21,8 +21,9 @@ class Printer:
     """Prints one method's nodes. operand(node) gives the text of a node that has a name or
     is printed in place; number(sym) that of a scalar."""
 
-    def __init__(self, operand, number, imports):
+    def __init__(self, operand, number, imports, dtype=None):
         self.operand, self.number, self.imports = operand, number, imports
+        self.dtype = dtype or (lambda node: "torch.get_default_dtype()")
 
     def gap(self, node: Node, what: str) -> Refused:
         return Refused([Gap(node.span.file, node.span.line, what)])
@@ -102,11 +103,8 @@ class Printer:
             return f"{x}.float()"
         if node.dtype == "int64":
             return f"{x}.long()"
-        like = node.attrs.get("like")
         if node.dtype is None:
-            if like is None:
-                raise self.gap(node, "a cast to a dtype that can't be named in a port")
-            return f"{x}.to({self.operand(like.final, _ATOM)}.dtype)"
+            return f"{x}.to({self.dtype(node)})"
         return f"{x}.to(torch.{node.dtype})"
 
     def _gelu(self, node: Node) -> str:
@@ -114,6 +112,10 @@ class Printer:
         kind = node.attrs["approximate"]
         extra = f', approximate="{kind}"' if kind != "none" else ""
         return f"F.gelu({self._arg(node, 0)}{extra})"
+
+    def _leaky_relu(self, node: Node) -> str:
+        self.imports.add("F")
+        return f"F.leaky_relu({self._arg(node, 0)}, {self._arg(node, 1)})"
 
     def _clamp(self, node: Node) -> str:
         parts = [self._arg(node, 0)]
@@ -132,12 +134,17 @@ class Printer:
         spread = node.attrs.get("unbiased")
         extra = f", correction={int(spread)}" if spread is not None else ""
         dim = self.dim(x, node.attrs["dim"])
-        return f"{self.operand(x, _ATOM)}.{node.attrs['fn']}({dim}{extra}{keep})"
+        order = node.attrs.get("p")
+        if order is not None:
+            extra = f", p={self.number(order, 0)}"
+        where = f"dim={dim}" if order is not None else f"{dim}"
+        return f"{self.operand(x, _ATOM)}.{node.attrs['fn']}({where}{extra}{keep})"
 
     def _softmax(self, node: Node) -> str:
         x = node.args[0]
         extra = ", dtype=torch.float32" if node.dtype == "float32" != x.dtype else ""
-        return f"torch.softmax({self.operand(x, 0)}, {self.dim(x, node.attrs['dim'])}{extra})"
+        dim = self.dim(x, node.attrs["dim"])
+        return f"torch.softmax({self.operand(x, 0)}, {dim}{extra})"
 
     def _slice(self, node: Node) -> str:
         x, low, high = node.args
@@ -154,6 +161,20 @@ class Printer:
         x, at = node.args
         behind = -1 - self.dim(x, node.attrs["dim"])
         return f"{self.operand(x, _ATOM)}[..., {self.number(at, 0)}{', :' * behind}]"
+
+    def _along(self, node: Node) -> str:
+        x, fn = node.args[0], node.attrs["fn"]
+        if fn == "clone":
+            return self.operand(x, _ATOM)
+        parts = [self.operand(x, 0)]
+        for name, value in zip(node.attrs["names"], node.args[1:], strict=True):
+            parts.append(f"{name}={self.number(value, 0)}")
+        dim = self.dim(x, node.attrs["dim"])
+        parts.append(f"dims=({dim},)" if fn in ("flip", "roll") else f"dim={dim}")
+        if fn == "normalize":
+            self.imports.add("F")
+            return f"F.normalize({', '.join(parts)})"
+        return f"torch.{fn}({', '.join(parts)})"
 
     def _cat(self, node: Node) -> str:
         rank = self.rank(node)

@@ -32,7 +32,17 @@ _TYPES = '("default", "linear", "dynamic", "yarn", "llama3", "longrope")'
 _PAIR_TYPES = '("default", "linear", "dynamic", "yarn", "llama3")'
 
 
-def rope_check(partial: bool, pairs: bool) -> str:
+def rope_check(partial: bool, longrope: bool) -> str:
     """The text of the check, for a source that rotates part of the head or all of it."""
-    return _CHECK.format(types=_PAIR_TYPES if pairs else _TYPES,
+    return _CHECK.format(types=_TYPES if longrope else _PAIR_TYPES,
                          partial="" if partial else _PARTIAL)
+
+
+_DEFAULT_ONLY = """\
+if {kind} != "default":
+    raise ValueError("only rope type 'default' is supported")"""
+
+
+def default_only_check(kind: str) -> str:
+    """For a source whose own frequencies are kept: the scaled types are the library's."""
+    return _DEFAULT_ONLY.format(kind=kind)

@@ -6,11 +6,26 @@ Writing the forward body collects them; the constructor is then written from the
 from typing import Any
 
 from porter.analyze.graph import Frame, Node, walk
-from porter.analyze.symbols import Sym, key, negate, same, simplify, text, unwrap
+from porter.analyze.symbols import (
+    Sym,
+    constant,
+    key,
+    negate,
+    same,
+    simplify,
+    text,
+    unwrap,
+)
 from porter.analyze.values import Activation, Choice, Config, Module
 from porter.emit.frames import FrameGraph
 from porter.gap import Gap, Refused
 
+# what the constructor of a class with attention calls its own
+_ATTENTION_NAMES = {
+    "total_num_heads", "num_heads", "total_num_kv_heads", "num_kv_heads", "head_dim",
+    "v_head_dim", "q_size", "kv_size", "v_size", "tp_size", "tp_rank",
+    "num_kv_head_replicas", "attn", "rotary_emb",
+}  # fmt: skip
 _LAYER_CALLS = {"linear", "qkv", "merged_linear", "norm", "embedding"}
 
 
@@ -26,9 +41,23 @@ class ClassScope:
         self.ropes: list[Node] = []
         self.gathers: set[str] = set()
         self.logits: Node | None = None
+        self.sizes = self._attention_sizes()
 
     def gap(self, node: Node, what: str, advice: str = "") -> Refused:
         return Refused([Gap(node.span.file, node.span.line, what, advice)])
+
+    def _attention_sizes(self) -> dict:
+        """The names under which the constructor of an attention keeps its sizes."""
+        out: dict = {}
+        for node in self.graph.order:
+            if node.op == "attend" and node.frame is not None and node.frame.inst is self.inst:
+                for name, attr in (("num_kv_heads", "self.total_num_kv_heads"),
+                                   ("num_heads", "self.total_num_heads"),
+                                   ("head_size_v", "self.v_head_dim"),
+                                   ("head_size", "self.head_dim")):
+                    if constant(node.attrs[name]) is None:
+                        out[key(node.attrs[name])] = attr
+        return out
 
     # -- scalars
 
@@ -36,6 +65,8 @@ class ClassScope:
         return text(simplify(value), self._name, level)
 
     def _name(self, sym: Sym) -> str | None:
+        if sym.key in self.sizes:
+            return self.sizes[sym.key]
         if sym.op == "attr" and sym.owner is self.inst:
             return self._attribute(sym.args[0], sym)
         inner = unwrap(sym)
@@ -45,19 +76,27 @@ class ClassScope:
             raise Refused([Gap(self.inst.span.file, self.inst.span.line,
                                "a size of the batch is used as a number",
                                "vLLM's batches have no such axes")])
+        known = self.sizes.get(inner.key)
+        if known is not None:
+            return known
         for name, value in self.inst.attrs.items():
             if isinstance(value, Sym) and value.key == inner.key:
                 return self._attribute(name, value)
         if inner.op == "layer":
             return self._attribute("layer_idx", inner)
         if inner.op == "field":
-            return self._attribute(inner.args[1], inner)
+            name = inner.args[1]
+            if name in self.inst.attrs or name in self.children:
+                name = f"config_{name}"
+            return self._attribute(name, inner)
         if inner.op in ("item", "get", "call", "or_default", "hasattr", "ifexp",
                         "rope_scaling"):
             return self._attribute(_invented(inner), inner)
         return None
 
     def _attribute(self, name: str, value) -> str:
+        if self.sizes and name in _ATTENTION_NAMES:
+            name = f"{name}_2"
         known = self.attrs.get(name)
         if known is not None and not (isinstance(known, Sym) and same(known, value)):
             raise Refused([Gap(self.inst.span.file, self.inst.span.line,
@@ -119,7 +158,9 @@ class ClassScope:
         if op == "logits":
             self.logits = node
             head = self.module(node.attrs["module"])
-            return f"self.logits_processor({head}, {body.operand(node.args[0])})"
+            bias = node.attrs["module"].args["bias"]
+            extra = f", {head}.bias" if bias is not False else ""
+            return f"self.logits_processor({head}, {body.operand(node.args[0])}{extra})"
         if op in ("parameter", "buffer"):
             return f"self.{self._tensor(node)}"
         if op == "leaf_parameter":

@@ -1,7 +1,7 @@
 """The model class with the loop over the layers, cut for pipeline stages."""
 
-from porter.analyze.graph import Frame, Loop, Node, axis_size, walk
-from porter.analyze.symbols import Sym, negate, same
+from porter.analyze.graph import Frame, Loop, Node, axis_size, dependencies, walk
+from porter.analyze.symbols import Sym, contains, negate, same, unwrap
 from porter.analyze.values import Choice, Module
 from porter.emit.classes import ClassSet, Generated, indented, parameter_name
 from porter.emit.constructor import Constructor
@@ -28,6 +28,16 @@ class TrunkScope(ClassScope):
     def __init__(self, inst, graph, imports, loop: Loop):
         super().__init__(inst, graph, imports)
         self.loop = loop
+        self.uses_index = False
+
+    def _name(self, sym: Sym) -> str | None:
+        inner = unwrap(sym)
+        if isinstance(inner, Sym) and inner.op == "layer":
+            self.uses_index = True
+            return "layer_idx"
+        if contains(inner, "layer"):
+            return None
+        return super()._name(sym)
 
     def module(self, inst: Module) -> str:
         if inst is self.loop.modules.element:
@@ -84,8 +94,6 @@ class Trunk:
         stop = {row[0].id for row in self.carried}
         inside: set[int] = set()
         for node in walk([row[2] for row in self.carried]):
-            from porter.analyze.graph import dependencies
-
             if node.loop is self.loop or node.id in stop or any(
                 d.id in inside or d.id in stop for d in dependencies(node)
             ):
@@ -94,30 +102,26 @@ class Trunk:
 
     def _invariants(self) -> list[Node]:
         """Values from before the loop that the layers, or what follows them, read."""
-        inits = {row[1].id for row in self.carried}
         exits = {row[3].id for row in self.carried}
         found: list[Node] = []
         for node in self.graph.order:
-            if node.id not in self.inside and not self._after(node, exits):
+            later = node.id in self.inside or self._after(node, exits)
+            if not later or node.op == "loop_exit":
                 continue
-            from porter.analyze.graph import dependencies
-
             for dep in dependencies(node):
-                before = dep.id not in self.inside and not self._after(dep, exits)
-                carried_only = node.op == "loop_exit"
-                if before and not carried_only and dep.frame is not None:
-                    if self.graph.inside(dep, self.frame) and dep not in found:
-                        if not _constant_tensor(dep):
-                            found.append(dep)
-        del inits
+                if dep.id in self.inside or self._after(dep, exits) or dep in found:
+                    continue
+                if self.graph.inside(dep, self.frame) and _varies(dep):
+                    found.append(dep)
         return found
 
     def _after(self, node: Node, exits: set[int]) -> bool:
         return node.id in exits or any(n.id in exits for n in walk([node]))
 
 
-def _constant_tensor(node: Node) -> bool:
-    return node.op in ("parameter", "buffer", "leaf_parameter")
+def _varies(node: Node) -> bool:
+    """Whether a value depends on the tokens or their positions; constants are made again."""
+    return any(n.op in ("input_ids", "positions") for n in walk([node]))
 
 
 def depends_on_tokens(node: Node) -> bool:
@@ -179,11 +183,12 @@ class TrunkWriter:
     def _forward(self) -> list[Line]:
         trunk = self.trunk
         names = self._carried_names()
-        invariant_names = self._name_invariants(names)
         shared = [n for n in trunk.invariant if not depends_on_tokens(n)]
         staged = [n for n in trunk.invariant if depends_on_tokens(n)]
         out = [Line(_FORWARD, [trunk.frame.span])]
-        out += self._shared(shared, invariant_names)
+        shared_lines, invariant_names = self._shared(shared, names)
+        self._name_staged(staged, names, invariant_names)
+        out += shared_lines
         out += self._first_stage(names, staged, invariant_names, shared)
         out += self._loop(names, invariant_names)
         self.keys = {**dict(zip([id(r[3]) for r in trunk.carried], names, strict=True)),
@@ -196,23 +201,27 @@ class TrunkWriter:
         out += self._last_stage(names, invariant_names)
         return out
 
-    def _name_invariants(self, taken: list[str]) -> dict[int, str]:
-        out: dict[int, str] = {}
-        used = [*taken, "positions", "input_ids", "inputs_embeds"]
-        for node in self.trunk.invariant:
-            out[node.id] = parameter_name(node, self.trunk.frame, used)
-            used.append(out[node.id])
-        return out
+    def _name_staged(self, staged: list[Node], taken: list[str], names: dict) -> None:
+        used = [*taken, *names.values(), "positions", "input_ids", "inputs_embeds"]
+        for node in staged:
+            names[node.id] = parameter_name(node, self.trunk.frame, used)
+            used.append(names[node.id])
 
-    def _shared(self, shared: list[Node], names: dict[int, str]) -> list[Line]:
+    def _shared(self, shared: list[Node], taken: list[str]):
         """What depends on the positions alone is computed on every stage."""
+        names: dict[int, str] = {}
         if not shared:
-            return []
+            return [], names
         body = self._body()
+        body.reserved |= set(taken)
         body.plan(shared)
         for node in shared:
-            self._compute(body, node, names[node.id])
-        return self.classes.comments.weave(indented(body.lines, 2))
+            text = body.ensure(node)
+            if not text.isidentifier():
+                text = body.take_name(node)
+                self._compute(body, node, text)
+            names[node.id] = text
+        return self.classes.comments.weave(indented(body.lines, 2)), names
 
     def _compute(self, body: Body, node: Node, name: str) -> None:
         text = body.ensure(node)
@@ -266,7 +275,13 @@ class TrunkWriter:
         if trunk.loop.stop is not None:
             stop = self.scope.number(trunk.loop.stop)
             end = f"min(self.end_layer, {stop})"
-        head = f"for layer in islice(self.{layers}, self.start_layer, {end}):"
+        start = "self.start_layer"
+        if trunk.loop.start:
+            start = f"max(self.start_layer, {trunk.loop.start})"
+        run = f"islice(self.{layers}, {start}, {end})"
+        head = f"for layer in {run}:"
+        if self.scope.uses_index:
+            head = f"for layer_idx, layer in enumerate({run}, start={start}):"
         lines = [Line(head, [trunk.loop.span]),
                  *self.classes.comments.weave(indented(body.lines, 1))]
         return indented(lines, 2)
@@ -377,7 +392,8 @@ class _TrunkConstructor(Constructor):
         made = made.replace(f"prefix={self.prefix(name)}", "prefix=prefix")
         self.lines.append(
             f"self.start_layer, self.end_layer, self.{name} = make_layers("
-            f"{self.number(child.count)}, lambda prefix: {made}, prefix={self.prefix(name)})"
+            f"{self.number(child.count)}, lambda prefix: {made}, "
+            f"prefix={self.prefix(name)})"
         )
 
 

@@ -4,9 +4,11 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from porter.analyze.graph import Node, walk
 from porter.analyze.model import Facts
 from porter.analyze.symbols import Sym, simplify, text
-from porter.analyze.values import Module, Opaque
+from porter.analyze.values import Choice, Module, Opaque
+from porter.emit.checkpoint_names import renamings
 from porter.emit.frames import FrameGraph
 from porter.emit.scope import ClassScope
 
@@ -22,6 +24,8 @@ class WeightPlan:
     regroup: list[tuple[str, str]] = field(default_factory=list)
     packed: dict[str, list[str]] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
+    renamed: dict[str, str] = field(default_factory=dict)
+    unused: list[str] = field(default_factory=list)
 
 
 def plan_weights(facts: Facts, graph: FrameGraph, scopes: list[ClassScope]) -> WeightPlan:
@@ -31,7 +35,82 @@ def plan_weights(facts: Facts, graph: FrameGraph, scopes: list[ClassScope]) -> W
             _child(plan, scope, name, child)
     _base_model_prefix(plan, facts, graph)
     _ignored(plan, facts)
+    plan.renamed = renamings(facts)
+    plan.unused = [_pattern(path) for path in unused_weights(facts, scopes)]
     return plan
+
+
+def unused_weights(facts: Facts, scopes: list[ClassScope]) -> list[tuple[str, ...]]:
+    """Paths of what the source builds and stores but its forward never reads."""
+    live: set[int] = set()
+    for scope in scopes:
+        live.update(id(child) for child in scope.children.values())
+        live.update(id(v) for v in scope.attrs.values())
+        live.add(id(scope.inst))
+    for scope in scopes:
+        for child in scope.children.values():
+            live.update(id(part) for part in child.attrs.get("parts", ()))
+    holders = {id(m) for s in scopes for m in _owners(s.inst)}
+    found: list[tuple[str, ...]] = []
+
+    def visit(module: Module) -> None:
+        for name, value in module.attrs.items():
+            for child in _held(value):
+                if isinstance(child, Node):
+                    if id(child) not in live and _is_stored(child):
+                        found.append((*module.path, name))
+                elif child.owner is module and id(child) in live | holders:
+                    if child.replaced is None and not (
+                        child.leaf and child.leaf != "torch.nn.ModuleList"
+                    ):
+                        visit(child)
+                elif child.owner is module and _has_weights(child):
+                    found.append(child.path)
+        if module.element is not None:
+            visit(module.element)
+
+    head = next(n for n in walk([facts.logits]) if n.op == "logits").attrs["module"]
+    live.add(id(head))
+    visit(facts.root)
+    return found
+
+
+def _owners(module: Module):
+    current: Module | None = module
+    while current is not None:
+        yield current
+        current = current.owner
+
+
+def _held(value) -> list:
+    if isinstance(value, Choice):
+        return [v for v in (value.then, value.other) if isinstance(v, (Module, Node))]
+    return [value] if isinstance(value, (Module, Node)) else []
+
+
+def _is_stored(node: Node) -> bool:
+    return node.op == "parameter" or (
+        node.op == "buffer" and node.attrs.get("persistent") is True)
+
+
+_WEIGHTED = ("torch.nn.Linear", "torch.nn.Embedding", "torch.nn.LayerNorm",
+             "torch.nn.RMSNorm")
+
+
+def _has_weights(module: Module) -> bool:
+    if module.leaf in _WEIGHTED and "parts" not in module.attrs:
+        return True
+    if module.element is not None:
+        return _has_weights(module.element)
+    held = [c for v in module.attrs.values() for c in _held(v)]
+    return any(_is_stored(c) if isinstance(c, Node) else c.owner is module and
+               _has_weights(c) for c in held)
+
+
+def _pattern(path: tuple[str, ...]) -> str:
+    """A regex for the names of the tensors below a module path."""
+    steps = [r"\d+" if step == "*" else re.escape(step) for step in path]
+    return "^" + r"\.".join(steps) + r"(\.|$)"
 
 
 def _child(plan: WeightPlan, scope: ClassScope, name: str, child: Module) -> None:

@@ -35,6 +35,7 @@ class Scheduler:
         )
         self.max_num_seqs = vllm_config.scheduler_config.max_num_seqs
         self.max_model_len = vllm_config.model_config.max_model_len
+        self.vocab_size = vllm_config.model_config.hf_text_config.vocab_size
         self.block_size = vllm_config.cache_config.block_size
         self.pool = BlockPool(num_blocks)
         self.waiting: deque[Request] = deque()
@@ -45,6 +46,11 @@ class Scheduler:
         """Queue a request; UsageError when it could never run."""
         if not request.prompt:
             raise UsageError("a prompt has no tokens")
+        if not all(0 <= token < self.vocab_size for token in request.prompt):
+            wrong = next(t for t in request.prompt if not 0 <= t < self.vocab_size)
+            raise UsageError(
+                f"token {wrong} isn't in the vocabulary of {self.vocab_size} tokens"
+            )
         longest = self.max_model_len
         if request.max_tokens_in_cache > longest:
             raise UsageError(

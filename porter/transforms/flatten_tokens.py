@@ -22,10 +22,12 @@ class FlattenTokens(Transform):
         for node in self.nodes():
             if node.op == "attend":
                 self._flat_operands(node, range(3))
+            elif node.op in ("gather_heads", "shard_heads"):
+                self._flat_operands(node, range(1))
             elif node.op == "rope":
                 self._flat_operands(node, range(1, len(node.args)))
         for node in self.nodes():
-            if node.op in ("attend", "rope") or (
+            if node.op in ("attend", "rope", "gather_heads", "shard_heads") or (
                 node.op == "item" and is_op(node.args[0], "rope")
             ):
                 self._flat_result(node)

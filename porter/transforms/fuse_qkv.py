@@ -70,6 +70,7 @@ class FuseQkv(Transform):
         if len({id(m.owner) for m in modules}) != 1 or not self._fit(attend, linears):
             return
         owner = modules[0].owner
+        assert owner is not None
         name = fresh_name(owner, "qkv_proj")
         fused = Module(None, "torch.nn.Linear", modules[0].span, owner=owner, name=name)
         fused.args = {"in_features": modules[0].args["in_features"]}
@@ -80,7 +81,7 @@ class FuseQkv(Transform):
                         sizes=dict(attend.attrs))
         for i, linear in enumerate(linears):
             modules[i].replaced = fused
-            item = self.make("item", (out, i), linear)
+            item = self.make("item", (out, i), linear, role_name="qkv"[i])
             self.change(linear, item, "projections of one input into attention are one matrix")
 
     def _fit(self, attend: Node, linears: list[Node]) -> bool:
@@ -130,7 +131,8 @@ class FuseQkv(Transform):
         for i, part in enumerate(slices):
             batch, seq = [a for a in part.axes if any(f.role for f in a)]
             rest = tuple(f for a in part.axes if not any(x.role for x in a) for f in a)
-            item = self.make("item", (out, i), part, axes=(batch, seq, rest))
+            item = self.make("item", (out, i), part, axes=(batch, seq, rest),
+                             role_name="qkv"[i])
             view = self.make("rearrange", (item,), part)
             self.change(part, view, "queries, keys and values packed in one weight are one "
                                     "QKVParallelLinear")

@@ -10,7 +10,7 @@ ELEMENTWISE = {
     "log", "sqrt", "rsqrt", "abs", "relu", "silu", "gelu", "act", "clamp", "cast", "erf",
     "reciprocal", "softplus", "maximum", "minimum", "square", "logsigmoid", "log1p",
     "expm1", "relu6", "mish", "elu", "hardtanh", "floor", "ceil", "round", "sign", "where",
-    "log2", "atan", "act_and_mul", "masked_fill", "lt", "le", "gt", "ge", "eq", "ne", "phi",
+    "log2", "atan", "leaky_relu", "act_and_mul", "masked_fill", "lt", "le", "gt", "ge", "eq", "ne", "phi",
 }  # fmt: skip
 _HEAD_LOCAL = ELEMENTWISE | {"rearrange", "slice", "select", "cat", "norm", "reduce",
                              "softmax", "item", "rope"}
@@ -39,7 +39,8 @@ def has_heads(node: Node, heads: set[int]) -> bool:
 def head_region(node: Node, heads: set[int]) -> HeadRegion:
     """Everything between an operand of attention and the linear layers it comes from.
 
-    Operands without a head axis (cos, sin, positions) are the same for every head.
+    Operands without a head axis (cos, sin, positions) are the same for every head, unless
+    they were summed up over the heads, or are as wide as the heads are.
     """
     region = HeadRegion()
     stack, seen = [node], set()
@@ -51,15 +52,48 @@ def head_region(node: Node, heads: set[int]) -> HeadRegion:
         if current.op in ("linear", "qkv") or _is_qkv_item(current):
             region.ends.append(current)
             continue
-        if not has_heads(current, heads):
-            if _reaches_linear_heads(current):
-                region.mixing.append(current)
-            continue
         region.nodes.append(current)
         if current.op not in _HEAD_LOCAL or mixes_heads(current, heads):
             region.mixing.append(current)
-        stack.extend(_tensor_inputs(current))
+        for operand in _tensor_inputs(current):
+            if has_heads(operand, heads):
+                stack.append(operand)
+                continue
+            region.mixing += _summed(operand, heads)
+            if _as_wide_as_heads(current, operand, heads):
+                region.mixing.append(current)
     return region
+
+
+def _summed(node: Node, heads: set[int]) -> list[Node]:
+    """Nodes that a value without heads was made by, out of one with heads."""
+    found, stack, seen = [], [node], set()
+    while stack:
+        current = stack.pop()
+        if current.id in seen or current.op in ("linear", "qkv", "attend"):
+            continue
+        seen.add(current.id)
+        if any(has_heads(i, heads) for i in _tensor_inputs(current)):
+            found.append(current)
+        else:
+            stack.extend(_tensor_inputs(current))
+    return found
+
+
+def _as_wide_as_heads(node: Node, operand: Node, heads: set[int]) -> bool:
+    """An operand that has something of its own for each head, such as a weight."""
+    if node.op not in ELEMENTWISE:
+        return False
+    offset = len(node.axes) - len(operand.axes)
+    return any(
+        operand.axes[i - offset] != () and _holds(axis, heads)
+        for i, axis in enumerate(node.axes)
+        if i >= offset
+    )
+
+
+def _holds(axis, heads: set[int]) -> bool:
+    return any(id(leaf) in heads for f in axis for leaf in f.leaves())
 
 
 def _is_qkv_item(node: Node) -> bool:
@@ -72,17 +106,11 @@ def _tensor_inputs(node: Node) -> list[Node]:
     return node.inputs()
 
 
-def _reaches_linear_heads(node: Node) -> bool:
-    """A value without heads that was made from one with heads: they were summed up."""
-    return node.op in ("reduce", "select") and node.args[0].op not in (
-        "positions", "buffer", "arange")
-
-
 def mixes_heads(node: Node, heads: set[int]) -> bool:
     """Whether a node works across the heads rather than on each by itself."""
 
     def holds(axis) -> bool:
-        return any(id(leaf) in heads for f in axis for leaf in f.leaves())
+        return _holds(axis, heads)
 
     if node.op == "norm":
         return holds(node.axes[-1])

@@ -10,17 +10,18 @@ Before: nn.Linear(hidden_size, intermediate_size)
 After:  ColumnParallelLinear(hidden_size, intermediate_size, ...)
 """
 
-from porter.analyze.graph import Node, axis_size
+from porter.analyze.graph import Frame, Node, axis_size
 from porter.analyze.symbols import same
 from porter.analyze.values import Module, is_scalar
 from porter.transforms.base import Layer, Transform
 from porter.transforms.matching import is_op
 from porter.transforms.paths import (
     ELEMENTWISE,
+    HeadRegion,
+    has_heads,
     head_leaves,
     head_path,
     head_region,
-    mixes_heads,
 )
 
 
@@ -28,13 +29,15 @@ class PlaceParallel(Transform):
     __doc__ = __doc__
 
     def run(self) -> None:
-        self.placed: dict[int, str] = {}
+        self.full: set[int] = set()  # nodes that are given all heads
+        self.sharded: set[int] = set()  # nodes that a row-parallel layer takes sharded
         for attend in [n for n in self.nodes() if n.op == "attend"]:
             self._attention(attend)
         self.reads = self.users()
         for node in self.nodes():
             if node.op == "linear" and node.attrs["module"].replaced is None:
                 self._inner(node)
+        self._whole_products()
         for node in self.nodes():
             if node.op == "linear" and node.attrs["module"].replaced is None:
                 self._place(node, "ReplicatedLinear", "nothing around it can be sharded")
@@ -50,38 +53,83 @@ class PlaceParallel(Transform):
                 where = region.nodes[-1] if region.nodes else attend
                 raise self.gap(where.span, "an operand of attention comes from no linear layer")
             for node in head_path(attend.args[i]):
-                node.attrs["role_name"] = "qkv"[i]
+                if node.frame is attend.frame:
+                    node.attrs["role_name"] = "qkv"[i]
             for end in region.ends:
                 if end.op == "linear":
                     self._place(end, "ColumnParallelLinear", f"it makes attention's {name}")
             if region.mixing:
-                path = head_path(attend.args[i])
-                if path[-1] not in region.ends or len(region.ends) != 1:
-                    node = region.mixing[0]
-                    raise self.gap(node.span, f"`{node.op}` mixes attention's heads here",
-                                   "each rank has only its own heads")
-                self._full_axis(path, attend, i)
-        attend.attrs["sharded"] = True
+                self._full_axis(region, attend, i)
+            self._leaks(region, attend, i)
         self._output(attend)
 
-    def _full_axis(self, path: list[Node], attend: Node, which: int) -> None:
-        """Gather in front of the first node that mixes heads, cut behind the last."""
+    def _leaks(self, region: HeadRegion, attend: Node, which: int) -> None:
+        """Heads that something beside attention reads are gathered for it."""
         heads = head_leaves(attend, which)
-        mixing = [i for i, node in enumerate(path[:-1]) if mixes_heads(node, heads)]
-        if not mixing:
-            return
-        last, first = mixing[0], mixing[-1]  # the path runs from attention backwards
-        source = path[first + 1]
+        inside = {n.id for n in [*region.nodes, *region.ends, *region.mixing]}
+        sides = {id(s) for i in range(3) for s in self._side(attend, i)}
+        readers = self.users()
+        for node in dict.fromkeys([*region.nodes, *region.ends]):
+            if node.id in self.full or node.op == "qkv":
+                continue
+            if not (node in region.ends or has_heads(node, heads)):
+                continue
+            outside = [
+                r for r in readers.get(node.id, [])
+                if r.id not in inside and id(r) not in sides and r is not attend
+                and r.op not in ("gather_heads", "shard_heads")
+            ]
+            if outside:
+                full = self.make("gather_heads", (node,), node, kind="kv" if which else "q")
+                full.frame = attend.frame
+                for reader in outside:
+                    reader.args = _replaced(reader.args, node, full)
+                self.note(node.span, "it is read beside attention: all heads are gathered")
+
+    def _side(self, attend: Node, which: int) -> list[Node]:
+        """What attention's operands are made of: there each rank has its own heads."""
+        region = head_region(attend.args[which], head_leaves(attend, which))
+        ropes = [n.args[0] for n in region.nodes if n.op == "item"]
+        return [*region.nodes, *region.mixing, *ropes]
+
+    def _full_axis(self, region: HeadRegion, attend: Node, which: int) -> None:
+        """Gather the heads for what works across them; cut to the rank's part behind it."""
+        heads = head_leaves(attend, which)
+        across = self._across(region, attend)
+        self.full |= across
         kind = "kv" if which else "q"
-        gathered = self.make("gather_heads", (source,), source, kind=kind,
-                             role_name="qkv"[which])
-        path[first].args = tuple(gathered if a is source else a for a in path[first].args)
-        final = path[last]
-        cut = self.make("shard_heads", (final,), final, kind=kind,
-                        role_name="qkv"[which])
-        keep = path[last - 1] if last else attend
-        keep.args = tuple(cut if a is final else a for a in keep.args)
-        self.note(final.span, "it works on all heads at once: the full axis is gathered for it")
+        role = {"role_name": "qkv"[which]}
+        readers = self.users()
+        everything = self.nodes()
+        for node in [n for n in everything if n.id in across]:
+            for source in dict.fromkeys(node.inputs()):
+                if source.id in across or source.op == "gather_heads":
+                    continue
+                if not has_heads(source, heads):
+                    continue
+                full = self.make("gather_heads", (source,), source, kind=kind, **role)
+                full.frame = attend.frame
+                for reader in readers[source.id]:
+                    if reader.id in across:
+                        reader.args = _replaced(reader.args, source, full)
+        for node in everything:
+            outside = [r for r in readers.get(node.id, []) if r.id not in across]
+            if node.id in across and outside and has_heads(node, heads):
+                part = self.make("shard_heads", (node,), node, kind=kind, **role)
+                part.frame = attend.frame
+                for reader in outside:
+                    reader.args = _replaced(reader.args, node, part)
+        self.note(region.mixing[0].span, "it works across the heads: it is given all of them")
+
+    def _across(self, region: HeadRegion, attend: Node) -> set[int]:
+        """The nodes to be computed on all heads: those that mix, with their module's."""
+        inside = {n.id for n in region.mixing}
+        frames = {id(f) for n in region.mixing if (f := _below(n, attend.frame)) is not None}
+        for node in self.nodes():
+            frame = _below(node, attend.frame)
+            if frame is not None and id(frame) in frames:
+                inside.add(node.id)
+        return inside
 
     def _output(self, attend: Node) -> None:
         users = self.users()
@@ -100,8 +148,10 @@ class PlaceParallel(Transform):
             if reader.op not in ("rearrange", "cast") and not _scalar_elementwise(reader):
                 break
             node = reader
-        raise self.gap(node.span, "attention's result isn't taken by one linear layer",
-                       "gates and norms on attention's heads aren't ported yet")
+        full = self.make("gather_heads", (attend,), attend, kind="q")
+        for reader in users.get(attend.id, []):
+            reader.args = _replaced(reader.args, attend, full)
+        self.note(attend.span, "what follows attention works across the heads: it is given all")
 
     def _flat_heads(self, node: Node, heads, attend: Node) -> bool:
         leaves = [leaf for f in node.axes[-1] for leaf in f.leaves()]
@@ -129,6 +179,17 @@ class PlaceParallel(Transform):
                 self._place(producer, "ColumnParallelLinear",
                             "what follows it is elementwise up to a linear layer")
         self._place(consumer, "RowParallelLinear", "its input is sharded by columns")
+        self.sharded |= region
+
+    def _whole_products(self) -> None:
+        """A fused gate and up that no row-parallel layer takes: gather their product."""
+        readers = self.users()
+        for node in self.nodes():
+            if node.op == "act_and_mul" and node.id not in self.sharded:
+                full = self.make("gather_heads", (node,), node, kind="q")
+                for reader in readers.get(node.id, []):
+                    reader.args = _replaced(reader.args, node, full)
+                self.note(node.span, "what reads it works across its width: it is gathered")
 
     def _trace(self, node: Node, producers: list[Node], inside: list[Node]) -> bool:
         if node in producers or node in inside:
@@ -186,6 +247,22 @@ class PlaceParallel(Transform):
             self.note(module.span, "the embedding of the tokens is sharded over the vocabulary")
         else:
             module.replaced = Layer("nn.Embedding", args)
+
+
+def _below(node: Node, frame: Frame | None) -> Frame | None:
+    """The call under `frame` in which a node is made, None for one of its own."""
+    if node.frame is None or frame is None or node.frame is frame:
+        return None
+    return node.frame.child_of(frame) if node.frame.is_inside(frame) else None
+
+
+def _replaced(args: tuple, old: Node, new: Node) -> tuple:
+    def swap(value):
+        if isinstance(value, tuple):
+            return tuple(swap(v) for v in value)
+        return new if isinstance(value, Node) and value.final is old else value
+
+    return tuple(swap(a) for a in args)
 
 
 def _times(a, b):

@@ -72,28 +72,50 @@ class SubstituteAttention(Transform):
     # -- the scores, from the softmax inwards
 
     def _scores(self, softmax: Node) -> Scores:
-        value, window = self._mask(softmax)
-        value, soft_cap = self._soft_cap(value)
-        scale: Any = 1.0
-        value = strip_casts(value)
-        while (part := scaled(value)) is not None:
-            value, factor, op = part
-            scale = arith(op, scale, factor) if not same(scale, 1.0) else (
-                factor if op == "mul" else arith("truediv", 1.0, factor))
-            value = strip_casts(value)
-        if not is_op(value, "matmul") or not _over_history(value, -1):
-            what = value.op if isinstance(value, Node) else "a scalar"
-            span = value.span if isinstance(value, Node) else softmax.span
+        value, window, temperature = self._mask(softmax)
+        base, scale, cap = self._curve(value)
+        if cap is None:
+            scale = _times(scale, temperature)
+        elif not same(temperature, 1.0):
+            scale, cap = _times(scale, temperature), _times(cap, temperature)
+        if not is_op(base, "matmul") or not _over_history(base, -1):
+            what = base.op if isinstance(base, Node) else "a scalar"
+            span = base.span if isinstance(base, Node) else softmax.span
             raise self.gap(span, f"attention scores go through `{what}`",
                            "vLLM's Attention takes scale * q @ k.T, a soft cap and a mask")
-        return Scores(value.args[0], value.args[1], scale, soft_cap, window)
+        return Scores(base.args[0], base.args[1], scale, cap, window)
+
+    def _curve(self, value):
+        """(base, s, c) of s * base, or of c * tanh(s * base / c) where c isn't None."""
+        value = strip_casts(value)
+        part = scaled(value)
+        if part is not None:
+            inner, factor, op = part
+            base, scale, cap = self._curve(inner)
+            factor = factor if op == "mul" else arith("truediv", 1.0, factor)
+            return base, _times(scale, factor), cap if cap is None else _times(cap, factor)
+        if is_op(value, "tanh"):
+            base, scale, cap = self._curve(value.args[0])
+            if cap is None:
+                return base, scale, 1.0
+        if is_op(value, "phi"):
+            cond, a, b = value.args
+            left, right = self._curve(a), self._curve(b)
+            if left[0] is right[0]:
+                return left[0], _either(cond, left[1], right[1]), _either(
+                    cond, left[2], right[2])
+        return value, 1.0, None
 
     def _mask(self, softmax: Node):
-        value = strip_casts(softmax.args[0])
+        value, temperature = strip_casts(softmax.args[0]), 1.0
+        while (part := scaled(value)) is not None and _is_positive(part[1]):
+            # the mask is 0 or -inf: a positive factor leaves it as it is
+            factor = part[1] if part[2] == "mul" else arith("truediv", 1.0, part[1])
+            value, temperature = strip_casts(part[0]), _times(temperature, factor)
         if is_op(value, "add"):
             for mask, rest in either_way(value):
                 if _is_mask(mask):
-                    return strip_casts(rest), self._window(mask)
+                    return strip_casts(rest), self._window(mask), temperature
         raise self.gap(softmax.span, "attention without a causal mask on its scores",
                        "a port is a decoder: each token attends to those before it")
 
@@ -107,23 +129,6 @@ class SubstituteAttention(Transform):
         if mask.attrs["kind"] == "chunked":
             raise self.gap(mask.span, "chunked attention isn't ported yet")
         return mask.args[0]
-
-    def _soft_cap(self, value: Node):
-        """cap * tanh(scores / cap), also where the cap may be None."""
-        if is_op(value, "phi"):
-            cond, a, b = value.args
-            for capped, plain, holds in ((a, b, True), (b, a, False)):
-                inner, cap = self._soft_cap(strip_casts(capped))
-                if cap is not None and inner is strip_casts(plain) and _none(cond, cap, not holds):
-                    return inner, cap
-            return value, None
-        outer = scaled(value)
-        if outer is None or outer[2] != "mul" or not is_op(strip_casts(outer[0]), "tanh"):
-            return value, None
-        inner = scaled(strip_casts(strip_casts(outer[0]).args[0]))
-        if inner is None or inner[2] != "truediv" or not same(inner[1], outer[1]):
-            return value, None
-        return strip_casts(inner[0]), outer[1]
 
     # -- the operands
 
@@ -191,17 +196,28 @@ def _leaves(axis) -> tuple[Factor, ...]:
     return tuple(leaf for f in axis for leaf in f.leaves())
 
 
-def _none(cond, value, expected: bool) -> bool:
-    """Whether cond says that value is (not) None, or falsy."""
-    cond = unwrap(cond)
-    negated = False
-    while isinstance(cond, Sym) and cond.op == "not":
-        cond, negated = unwrap(cond.args[0]), not negated
-    if not isinstance(cond, Sym):
-        return False
-    if cond.op == "is_none" and same(cond.args[0], value):
-        return expected is not negated
-    return False
+def _times(a, b):
+    if same(a, 1.0):
+        return b
+    return a if same(b, 1.0) else arith("mul", a, b)
+
+
+def _is_positive(value) -> bool:
+    number = constant(value)
+    return number is not None and number > 0
+
+
+def _either(cond, a, b):
+    """a where cond holds, else b; a value that is its own default is itself."""
+    if a is b or (a is not None and b is not None and same(a, b)):
+        return a
+    test = unwrap(cond)
+    if isinstance(test, Sym) and test.op == "not":
+        return _either(test.args[0], b, a)
+    if isinstance(test, Sym) and test.op == "is_none" and a is None:
+        if same(test.args[0], b):
+            return b
+    return Sym("ifexp", (cond, a, b))
 
 
 __all__ = ["SubstituteAttention", "constant", "is_scalar", "key", "product"]

@@ -80,16 +80,16 @@ class SubstituteLogits(Transform):
             if part is None or part[2] != "truediv":
                 continue
             tanh = self._only_user(user)
-            if not is_op(tanh, "tanh"):
+            if tanh is None or not is_op(tanh, "tanh"):
                 continue
             outer = self._only_user(tanh)
             capped = scaled(outer) if outer is not None else None
-            if capped is None or capped[2] != "mul" or not same(capped[1], part[1]):
+            if outer is None or capped is None or capped[2] != "mul" or not same(capped[1], part[1]):
                 continue
             if len(users) == 1:
                 return outer, part[1]
             join = self._only_user(outer)
-            if is_op(join, "phi") and len(users) == 2 and join in users:
+            if join is not None and is_op(join, "phi") and len(users) == 2 and join in users:
                 if _cap_given(join, head, outer, part[1]):
                     return join, part[1]
         return None

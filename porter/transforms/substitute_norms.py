@@ -100,17 +100,40 @@ def _weight(node, frame: Frame):
 
 
 def _normalized(node, frame: Frame) -> RootMeanSquare | None:
-    """x * rsqrt(mean(x**2) + eps) or x / sqrt(mean(x**2) + eps)."""
+    """x * rsqrt(mean(x**2) + eps), or x over the root, however it is written."""
     if is_op(node, "mul"):
         for x, factor in either_way(node):
-            factor = strip_casts(factor)
-            if is_op(factor, "rsqrt"):
-                found = _mean_square(x, factor.args[0], frame)
+            inside = _inverse_root(strip_casts(factor))
+            if inside is not None:
+                found = _mean_square(x, inside, frame)
                 if found is not None:
                     return found
-    if is_op(node, "truediv") and is_op(strip_casts(node.args[1]), "sqrt"):
-        root = strip_casts(node.args[1])
-        return _mean_square(node.args[0], root.args[0], frame)
+    if is_op(node, "truediv"):
+        inside = _root(strip_casts(node.args[1]))
+        if inside is not None:
+            return _mean_square(node.args[0], inside, frame)
+    return None
+
+
+def _inverse_root(node):
+    """x of rsqrt(x), x ** -0.5, 1 / sqrt(x)."""
+    if is_op(node, "rsqrt"):
+        return node.args[0]
+    if is_op(node, "pow") and is_number(node.args[1], -0.5):
+        return node.args[0]
+    if is_op(node, "truediv") and is_number(node.args[0], 1):
+        return _root(strip_casts(node.args[1]))
+    if is_op(node, "reciprocal"):
+        return _root(strip_casts(node.args[0]))
+    return None
+
+
+def _root(node):
+    """x of sqrt(x), x ** 0.5."""
+    if is_op(node, "sqrt"):
+        return node.args[0]
+    if is_op(node, "pow") and is_number(node.args[1], 0.5):
+        return node.args[0]
     return None
 
 

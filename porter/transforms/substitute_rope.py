@@ -1,4 +1,4 @@
-"""x * cos + rotate(x) * sin with transformers' frequencies  ->  get_rope(...)(positions, q, k).
+"""x * cos + rotate(x) * sin, transformers' frequencies  ->  get_rope(...)(positions, q, k).
 
 The rotation is recognised by its algebra: cos and sin of position * inv_freq, inv_freq
 the default formula or transformers' ROPE_INIT_FUNCTIONS, the halves (or even/odd pairs)
@@ -244,7 +244,7 @@ def _inverse_frequencies(node):
     if not is_op(node, "phi"):
         return None
     cond, default, scaled = node.args
-    rope_type = _tested(cond)
+    rope_type = tested_type(cond) if _plain_test(cond) else None
     if rope_type is None or not is_op(scaled, "rope_init"):
         return None
     if not same(scaled.args[0], rope_type) or unwrap(rope_type).op != "item":
@@ -256,9 +256,16 @@ def _inverse_frequencies(node):
     return parameters, dim, _is_partial(dim, parameters), rope_type
 
 
-def _tested(cond):
-    """x of `x == "default"`."""
+def _plain_test(cond) -> bool:
     cond = unwrap(cond)
+    return isinstance(cond, Sym) and cond.op == "eq"
+
+
+def tested_type(cond):
+    """x of `x == "default"`, or of its negation."""
+    cond = unwrap(cond)
+    if isinstance(cond, Sym) and cond.op == "not":
+        cond = unwrap(cond.args[0])
     if isinstance(cond, Sym) and cond.op == "eq":
         for a, b in (cond.args, cond.args[::-1]):
             if b == "default":
@@ -305,11 +312,9 @@ def _scaling_fits(scaling, found) -> bool:
         return False
     cond, a, b = scaling.args
     default, scaled = (a, b)
-    tested = _tested(cond)
-    if tested is None:
-        inner = unwrap(cond)
-        if isinstance(inner, Sym) and inner.op == "not":
-            tested, default, scaled = _tested(inner.args[0]), b, a
+    tested = tested_type(cond)
+    if not _plain_test(cond):
+        default, scaled = b, a
     if tested is None or not same(tested, rope_type) or not same(default, 1):
         return False
     scaled = unwrap(scaled)

@@ -2,11 +2,13 @@
 
 Both models run the same prompt; the reference tells its modules' outputs in the order
 in which they finish, and the first one that the port has too, with other values, is
-where the port went wrong: everything before it was equal. A module that the port fused
-with others has no partner, so its nearest ancestor that has one answers for it.
+where the port went wrong: everything before it was equal. Where that module was given
+other values already, the fault is in what its parent does before it: in a module that
+the port fused with others and that has no partner, or between modules.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,6 +19,14 @@ from porter.verify.comparison import rel_rmse
 # Bounds of the relative RMSE at which a module's output is called different: above
 # the noise of float32, and below what a fault does that shows in the logits at all.
 LEAST, MOST = 1e-5, 1e-3
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The floating-point tensors that a module was given and that it returned."""
+
+    inputs: list[torch.Tensor]
+    outputs: list[torch.Tensor]
 
 
 def telling_tolerance(logits_error: float) -> float:
@@ -37,13 +47,30 @@ def first_divergence(
     what the model does outside of them, or in decoding.
     """
     expected = capture(reference, lambda: reference(torch.tensor([prompt])))
-    outputs = capture(llm.model, lambda: llm.prefill_logits([prompt]))
+    port = capture(llm.model, lambda: llm.prefill_logits([prompt]))
     verdicts = [
-        (path, same_output(tensors[0], got, tolerance))
-        for path, tensors in expected.items()
-        if (got := partner(path, outputs)) is not None
+        (path, same_values(flow.outputs[0], got.outputs, tolerance))
+        for path, flow in expected.items()
+        if (got := partner(path, port)) is not None
     ]
-    return first_lasting_difference(verdicts)
+    path = first_lasting_difference(verdicts)
+    while path is not None and (outer := path.rpartition(".")[0]):
+        if _same_inputs(path, expected, port, tolerance):
+            break
+        path = outer
+    return path
+
+
+def _same_inputs(
+    path: str, expected: Mapping[str, Flow], port: Mapping[str, Flow], tolerance: float
+) -> bool:
+    """Whether both gave the module the same, False where either doesn't run it."""
+    ours, theirs = expected.get(path), partner(path, port)
+    if ours is None or theirs is None:
+        return False
+    if not ours.inputs or not theirs.inputs:
+        return True
+    return same_values(ours.inputs[0], theirs.inputs, tolerance)
 
 
 def first_lasting_difference(verdicts: list[tuple[str, bool]]) -> str | None:
@@ -66,24 +93,24 @@ def _in_any_layer(path: str) -> str:
 
 
 @torch.inference_mode()
-def capture(model: nn.Module, run: Callable[[], Any]) -> dict[str, list[torch.Tensor]]:
-    """Module path -> tensors of its output, in the order in which the modules finish.
+def capture(model: nn.Module, run: Callable[[], Any]) -> dict[str, Flow]:
+    """Module path -> what went in and came out, in the order in which they finish.
 
-    A module that runs several times keeps its last output.
+    A module that runs several times keeps its last run.
     """
-    found: dict[str, list[torch.Tensor]] = {}
+    found: dict[str, Flow] = {}
 
     def keep(path: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            tensors = [t.detach().clone() for t in float_tensors(output)]
-            if tensors:
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            outputs = float_tensors(output)
+            if outputs:
                 found.pop(path, None)
-                found[path] = tensors
+                found[path] = Flow(float_tensors([args, kwargs]), outputs)
 
         return hook
 
     hooks = [
-        module.register_forward_hook(keep(path))
+        module.register_forward_hook(keep(path), with_kwargs=True)
         for path, module in model.named_modules()
         # An activation that multiplies too is not the reference's module of its name.
         if path and not type(module).__name__.endswith("AndMul")
@@ -97,9 +124,9 @@ def capture(model: nn.Module, run: Callable[[], Any]) -> dict[str, list[torch.Te
 
 
 def float_tensors(output: Any) -> list[torch.Tensor]:
-    """The floating-point tensors that a module returns, nested ones in order."""
+    """Copies of the floating-point tensors of a value, nested ones in order."""
     if isinstance(output, torch.Tensor):
-        return [output] if output.is_floating_point() else []
+        return [output.detach().clone()] if output.is_floating_point() else []
     if isinstance(output, Mapping):
         output = list(output.values())
     if isinstance(output, tuple | list):
@@ -118,13 +145,13 @@ def partner(path: str, outputs: Mapping[str, Any]) -> Any:
     return outputs[found[0]] if len(found) == 1 else None
 
 
-def same_output(
+def same_values(
     expected: torch.Tensor, got: list[torch.Tensor], tolerance: float
 ) -> bool:
     """Whether both hold the same values, whatever axes they are arranged in.
 
     A pair of equal shape may be a hidden state and the residual that is still to be
-    added to it, as fused norms leave it: then their sum may be the module's output.
+    added to it, as fused norms leave it: then their sum may be the value.
     Values that can't be compared (another number of elements) count as the same.
     """
     candidates = got[:1]

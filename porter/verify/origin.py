@@ -74,8 +74,8 @@ def find_source(
     folder = model_dir or _folder_of(provenance.arguments, port)
     if folder is None:
         raise CannotRun(
-            f"{port} was made from {provenance.source}, which is not here: "
-            "give the model's folder with --model"
+            f"{port} was made from {provenance.source}, which is neither in the "
+            "installed transformers nor in a model folder: give the folder with --model"
         )
     return Source(foreign_class(folder, trust_remote_code), folder)
 

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from porter.gap import CannotRun, UsageError
+from porter.runtime.loader import checkpoint_files
 from porter.verify.quiet import quiet_transformers
 from porter.verify.trace import MAX_TOKENS, TOP, Trace
 
@@ -114,6 +115,7 @@ def load_reference(
     another shape, or has no safetensors; CannotRun where transformers fails.
     """
     config = _config(model_class, model_dir)
+    checkpoint_files(Path(model_dir), allow_pickle)  # says what is missing, if it is
     with quiet_transformers():
         try:
             model, info = model_class.from_pretrained(
@@ -153,13 +155,14 @@ def _config(model_class: Any, model_dir: Path) -> Any:
 def _check_loading(model_dir: Path, info: dict[str, Any]) -> None:
     wrong = sorted(str(entry) for entry in info.get("mismatched_keys", ()))
     if wrong:
-        raise UsageError(f"{model_dir}: tensors of wrong shape: {_some(wrong)}")
+        raise UsageError(f"{model_dir}: tensors of wrong shape: {some(wrong)}")
     missing = sorted(info.get("missing_keys", ()))
     if missing:
-        raise UsageError(f"{model_dir}: tensors missing: {_some(missing)}")
+        raise UsageError(f"{model_dir}: tensors missing: {some(missing)}")
 
 
-def _some(names: list[str], most: int = 4) -> str:
+def some(names: list[str], most: int = 4) -> str:
+    """The first names on one line, and how many more there are."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest
 

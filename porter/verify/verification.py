@@ -13,7 +13,7 @@ from porter.verify.checkpoint import Checkpoint, make_checkpoint, vocabulary
 from porter.verify.comparison import Comparison, compare, rel_rmse
 from porter.verify.invariances import MakeEngine, check_invariances
 from porter.verify.origin import Source, find_source
-from porter.verify.reference import load_reference, trace_reference
+from porter.verify.reference import load_reference, some, trace_reference
 from porter.verify.result import VerifyResult
 from porter.verify.trace import MAX_TOKENS, Trace, make_prompts, trace_engine
 
@@ -37,6 +37,11 @@ class Subject:
     @property
     def prompts(self) -> list[list[int]]:
         return [trace.prompt for trace in self.traces]
+
+    @property
+    def max_model_len(self) -> int:
+        """Tokens of the longest prompt and its continuation."""
+        return max(len(trace.prompt) + len(trace.tokens) for trace in self.traces)
 
 
 def verify(
@@ -86,7 +91,7 @@ def verify(
         )
         engines = porter_engines(
             port,
-            subject.model_dir,
+            subject,
             dtype=dtype,
             pipeline_parallel_size=pp,
             trust_remote_code=trust_remote_code,
@@ -150,15 +155,19 @@ def make_subject(
     return Subject(model_dir, reference, traces, checkpoint)
 
 
-def porter_engines(port: Path, model_dir: Path, **fixed: Any) -> MakeEngine:
+def porter_engines(port: Path, subject: Subject, **fixed: Any) -> MakeEngine:
     """Makes engines of the bundled runtime for one port and one checkpoint.
 
-    Weights that don't match are told by the engine's report, not raised.
+    They are made for the length that is verified: where the frequencies of a rope
+    depend on the length, a port may hold up to some length only. Weights that don't
+    match are told by the engine's report, not raised.
     """
     from porter.runtime.llm import LLM
 
+    given = {"max_model_len": subject.max_model_len, **fixed}
+
     def make_engine(**options: Any) -> Any:
-        return LLM(port, model_dir, strict=False, **{**fixed, **options})
+        return LLM(port, subject.model_dir, strict=False, **{**given, **options})
 
     return make_engine
 
@@ -183,14 +192,11 @@ def verify_subject(
         traces = trace_engine(llm, subject.prompts, len(subject.traces[0].tokens))
         weights, fused = llm.weight_report, dict(llm.fused_modules())
     comparison = compare(subject.traces, traces)
-    failures = differences(comparison, dtype)
+    failures = unaccounted(weights)
     divergence = None
-    if failures:
+    if differing := differences(comparison, dtype):
         divergence = _bisect(subject, traces, make_engine)
-    if weights.unused:
-        failures.append(f"{len(weights.unused)} weights of the checkpoint are unused")
-    if weights.uninitialised:
-        failures.append(f"{len(weights.uninitialised)} parameters got no weight")
+        failures += differing
     held = {}
     if invariances and not failures:
         tolerance = TOLERANCE[dtype]
@@ -248,6 +254,17 @@ def _describe(checkpoint: Checkpoint | None) -> dict[str, Any]:
         "margin": round(checkpoint.margin, 6),
         "distinct": checkpoint.distinct,
     }
+
+
+def unaccounted(weights: Any) -> list[str]:
+    """What of the engine's weight report doesn't pass, in words."""
+    found = []
+    if weights.unused:
+        found.append(f"unused weights: {some(sorted(weights.unused))}")
+    if weights.uninitialised:
+        names = some(sorted(weights.uninitialised))
+        found.append(f"parameters that got no weight: {names}")
+    return found
 
 
 def differences(comparison: Comparison, dtype: str) -> list[str]:

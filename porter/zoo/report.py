@@ -1,5 +1,6 @@
 """The zoo's entries as a table, as JSON and as a page."""
 
+import textwrap
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from porter.console import print_table, say
 from porter.zoo.sweep import STATUSES, Entry
 
+MOST_CHARACTERS = 100  # of a reason in the table; JSON and page have all of it
 VERSION = 1  # of the JSON; raised when a key changes its meaning
 
 
@@ -31,12 +33,16 @@ def to_json(
 
 
 def why(entry: Entry) -> str:
-    """One entry's reason on one line: its first gap and how many there are, or else."""
+    """One entry's reason in short: its first gap and how many more, or else."""
     if not entry.gaps:
-        return entry.reason.splitlines()[0] if entry.reason else ""
+        return _short(entry.reason)
     gap = entry.gaps[0]
     more = f" (+{len(entry.gaps) - 1})" if len(entry.gaps) > 1 else ""
-    return f":{gap['line']}: {gap['what']}{more}"
+    return _short(f":{gap['line']}: {gap['what']}") + more
+
+
+def _short(text: str) -> str:
+    return textwrap.shorten(text, MOST_CHARACTERS, placeholder=" ...")
 
 
 def print_entries(entries: Sequence[Entry], seconds: float) -> None:
@@ -44,7 +50,12 @@ def print_entries(entries: Sequence[Entry], seconds: float) -> None:
     print_table(
         ["model", "status", "ms", "why"],
         [
-            (entry.architecture, entry.status, f"{entry.ms:.0f}", why(entry))
+            (
+                entry.architecture,
+                entry.status,
+                f"{entry.ms:.0f}",
+                why(entry),
+            )
             for entry in entries
         ],
         right=["ms"],

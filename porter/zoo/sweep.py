@@ -160,7 +160,7 @@ def verify_one(conversion: _Conversion, tp: int) -> Entry:
         except CannotRun as error:
             return replace(entry, status="unverified", reason=str(error))
         try:
-            engines = porter_engines(port, subject.model_dir)
+            engines = porter_engines(port, subject)
             result = verify_subject(subject, engines, tp=tp, two_ranks=False)
         except (CannotRun, UsageError) as error:
             return replace(entry, status="unverified", reason=str(error))

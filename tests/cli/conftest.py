@@ -63,5 +63,5 @@ def write_files(folder: Path, files: Mapping[str, str | bytes]) -> None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
-def source_of(name: str) -> str:
-    return (MODELS / name / f"modeling_{name}.py").read_text(encoding="utf-8")
+def source_of(name: str, kind: str = "modeling") -> str:
+    return (MODELS / name / f"{kind}_{name}.py").read_text(encoding="utf-8")

@@ -166,7 +166,7 @@ BROKEN = {
     drop_a_weight: [A_WEIGHT],
     shorten_a_weight: [A_WEIGHT],
     remove_weights: ["heron"],
-    damage_weights: [WEIGHTS],
+    damage_weights: ["heron", "safetensors"],
     name_a_missing_shard: ["model-00001-of-00002.safetensors"],
     pickle_weights: ["--allow-pickle"],
     break_config: ["heron/config.json"],

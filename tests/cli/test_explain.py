@@ -49,16 +49,21 @@ def test_every_line_of_a_port_can_be_asked_for(port: Path, porter: Porter) -> No
 
 
 def test_line_leads_back_to_its_source(port: Path, porter: Porter) -> None:
-    """The scale of the attention: written on one line there, and on one here."""
-    theirs = line_with(source_of("heron"), "self.scaling = self.head_dim**-0.5")
-    ours = line_with(port.read_text(), "self.scaling = self.head_dim**-0.5")
+    ours = line_with(port.read_text(), "= self.qkv_proj(")
+    theirs = line_with(source_of("heron"), "q = self.wq(hidden_states)")
     outcome = porter("explain", f"{port}:{ours}")
-    assert f"modeling_heron.py:{theirs}" in outcome.out
+    assert f"heron/modeling_heron.py:{theirs}: q = self.wq(" in outcome.out
+    assert "fuse_qkv: " in outcome.out
+
+
+def test_line_without_a_source_says_so(port: Path, porter: Porter) -> None:
+    ours = line_with(port.read_text(), "from vllm.sequence import")
+    assert "no source line" in porter("explain", f"{port}:{ours}").out
 
 
 def test_edit_by_hand_is_not_explained_away(port: Path, porter: Porter) -> None:
     text = port.read_text()
-    at = line_with(text, "self.scaling = self.head_dim**-0.5")
+    at = line_with(text, "self.head_dim = ")
     lines = text.splitlines()
     lines.insert(at, "        self.mine = 1")
     port.write_text("\n".join(lines) + "\n")

@@ -1,4 +1,4 @@
-"""`python -m tests.faithful [--only NAME] [--kind KIND] [--model M] [--tp2]`"""
+"""`python -m tests.faithful [--only NAME] [--kind KIND] [--model M] [--tp2 all]`"""
 
 import argparse
 import sys
@@ -6,9 +6,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.faithful.catalogue import CATALOGUE
+from tests.faithful.catalogue import CATALOGUE, HANDFUL
 from tests.faithful.judge import Judgement, judge
 from tests.faithful.mutation import Mutation
+from tests.faithful.pins import write_pins
 from tests.faithful.report import details, line, summary, totals
 
 
@@ -18,7 +19,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", help="names that contain this")
     parser.add_argument("--kind", help="one heading of the catalogue")
     parser.add_argument("--model", help="one of the six sources")
-    parser.add_argument("--no-tp2", action="store_true", help="tensor parallel 1 only")
+    parser.add_argument(
+        "--tp2",
+        choices=("none", "some", "all"),
+        default="some",
+        help="which entries are judged at tensor parallel 2 as well",
+    )
+    parser.add_argument(
+        "--pin",
+        action="store_true",
+        help="rewrite refused_today.txt from what was refused, after a whole run",
+    )
     parser.add_argument("--keep", type=Path, help="leave ports and checkpoints here")
     options = parser.parse_args(argv)
     chosen = [mutation for mutation in CATALOGUE if _chosen(mutation, options)]
@@ -29,13 +40,21 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.keep or Path(scratch)
         for mutation in chosen:
-            sizes = (1, 2) if mutation.tp2 and not options.no_tp2 else (1,)
+            sizes = (1, 2) if _at_tp2(mutation, options.tp2) else (1,)
             rows.append(judge(mutation, folder / mutation.name, tp_sizes=sizes))
             print(line(rows[-1]), flush=True)
     for text in ("", *details(rows), "", *summary(totals(rows))):
         print(text)
+    if options.pin and len(rows) == len(CATALOGUE):
+        write_pins(rows)
     print(f"{time.perf_counter() - start:.0f} s")
     return 0 if totals(rows).passed else 1
+
+
+def _at_tp2(mutation: Mutation, which: str) -> bool:
+    if which == "some":
+        return mutation.name in HANDFUL
+    return which == "all" and mutation.tp2
 
 
 def _chosen(mutation: Mutation, options: argparse.Namespace) -> bool:

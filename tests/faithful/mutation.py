@@ -24,6 +24,8 @@ class Mutation:
     expressible: a vLLM model file can compute it, so a port is expected.
     mixes_tokens: one token's value reaches another outside attention, or a value
         depends on the number of tokens: only a refusal on that line will do.
+    either: Python's means rather than arithmetic (aliases, names bound again): a
+        refusal is as good as a port, so it doesn't count among the expressible.
     control: HF's eager logits stay the same, so the port must equal the original.
     config: fields that differ from the model's tiny config.
     tp2: judged at tensor parallel 2 as well.
@@ -38,6 +40,7 @@ class Mutation:
     of: int = 1
     expressible: bool = True
     mixes_tokens: bool = False
+    either: bool = False
     control: bool = False
     config: Mapping[str, Any] = field(default_factory=dict)
     tp2: bool = False

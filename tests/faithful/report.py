@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tests.faithful.judge import Judgement, Verdict
+from tests.faithful.mutation import Mutation
 
 PORTED_SHARE = 0.85
 
@@ -25,6 +26,8 @@ class Totals:
     refused_on_line: int
     inexpressible: int
     inexpressible_refused: int
+    either: int
+    either_ported: int
     controls: int
     controls_ported: int
 
@@ -42,10 +45,16 @@ class Totals:
         )
 
 
+def counts_as_expressible(mutation: Mutation) -> bool:
+    """A change of arithmetic that a vLLM file can compute: the 85% is of these."""
+    return not (mutation.must_refuse or mutation.either or mutation.control)
+
+
 def totals(judgements: Iterable[Judgement]) -> Totals:
     rows = list(judgements)
     changes = [row for row in rows if not row.mutation.control]
-    expressible = [row for row in changes if not row.mutation.must_refuse]
+    expressible = [row for row in changes if counts_as_expressible(row.mutation)]
+    either = [row for row in changes if row.mutation.either]
     mixers = [row for row in changes if row.mutation.mixes_tokens]
     others = [
         row
@@ -67,6 +76,8 @@ def totals(judgements: Iterable[Judgement]) -> Totals:
         refused_on_line=count(mixers, Verdict.REFUSED),
         inexpressible=len(others),
         inexpressible_refused=count(others, Verdict.REFUSED),
+        either=len(either),
+        either_ported=count(either, Verdict.PORTED),
         controls=len(controls),
         controls_ported=count(controls, Verdict.PORTED),
     )
@@ -77,6 +88,8 @@ def wanted(row: Judgement) -> str:
         return "port, equal"
     if row.mutation.mixes_tokens:
         return "refuse there"
+    if row.mutation.either:
+        return "either"
     return "port" if row.mutation.expressible else "refuse"
 
 
@@ -94,6 +107,7 @@ def details(rows: Iterable[Judgement]) -> list[str]:
     fine = {
         "port": (Verdict.PORTED,),
         "port, equal": (Verdict.PORTED,),
+        "either": (Verdict.PORTED, Verdict.REFUSED),
         "refuse": (Verdict.REFUSED,),
         "refuse there": (Verdict.REFUSED,),
     }
@@ -114,6 +128,7 @@ def summary(sums: Totals) -> list[str]:
         f"token mixers, on the line (all)         {sums.refused_on_line}/{sums.mixers}",
         f"inexpressible, refused                  {sums.inexpressible_refused}"
         f"/{sums.inexpressible}",
+        f"aliases and bindings, ported (or refused) {sums.either_ported}/{sums.either}",
         f"controls, ported and equal              {sums.controls_ported}"
         f"/{sums.controls}",
     ]

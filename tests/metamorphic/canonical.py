@@ -34,10 +34,21 @@ def _order(tree: ast.Module) -> None:
     tree.body = [
         next(places) if isinstance(node, definitions) else node for node in tree.body
     ]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Dict):
+            _sort_keys(node)
     for function in ast.walk(tree):
         if isinstance(function, ast.FunctionDef):
             for body in bodies(function):
                 body[:] = _sorted(body, modules)
+
+
+def _sort_keys(node: ast.Dict) -> None:
+    """Weight maps follow the order of the modules; no lookup depends on it."""
+    if all(isinstance(key, ast.Constant) for key in node.keys):
+        pairs = list(zip(node.keys, node.values, strict=True))
+        pairs.sort(key=lambda pair: ast.unparse(pair[0]) if pair[0] else "")
+        node.keys, node.values = [k for k, _ in pairs], [v for _, v in pairs]
 
 
 def _sorted(body: list[ast.stmt], modules: frozenset[str]) -> list[ast.stmt]:

@@ -76,6 +76,52 @@ def test_locals_map_one_to_one() -> None:
     assert difference(PORT, both, NAMES) is not None
 
 
+BRANCHES = """
+def f(a, c):
+    b = a + 1
+    if c:
+        b = b * 2
+        d = b
+    else:
+        d = a
+    for e in c:
+        d = d + e
+    return b, d
+"""
+
+
+def test_a_name_used_again_is_the_same_value() -> None:
+    again = BRANCHES.replace("d = b\n", "t = b\n        d = t\n")
+    assert difference(BRANCHES, again) is not None
+    one = "def f(x):\n    x = g(x)\n    x = h(x)\n    return x\n"
+    two = "def f(x):\n    y = g(x)\n    z = h(y)\n    return z\n"
+    assert difference(one, two) is None
+    assert difference(one, two.replace("h(y)", "h(x)")) is not None
+    assert difference(one, two.replace("return z", "return y")) is not None
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("return b, d", "return d, b"),
+        ("d = d + e", "d = b + e"),
+        ("d = b\n", "d = a\n"),
+        ("d = a\n", "d = b\n"),
+        ("b = b * 2", "d = b * 2"),
+        ("d = d + e", "b = d + e"),
+    ],
+)
+def test_branches_and_loops_are_followed(old: str, new: str) -> None:
+    renamed = BRANCHES.replace("d", "k").replace("kef", "def")
+    assert difference(BRANCHES, renamed) is None
+    assert difference(BRANCHES, BRANCHES.replace(old, new)) is not None
+
+
+def test_an_attribute_has_one_name_in_a_class() -> None:
+    half = RENAMED.replace("z = self.w2(l0)", "z = self.act(l0)")
+    assert difference(PORT, half, NAMES) is not None
+
+
 def test_canonical_forms() -> None:
     lines = PORT.splitlines(True)
     at = next(i for i, line in enumerate(lines) if "y = self" in line)

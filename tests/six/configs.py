@@ -34,17 +34,14 @@ YARN_TUNED = {
 }
 
 
-def longrope(original: int, rotary_dim: int = 32) -> Config:
-    """Its two lists of factors; prompts longer than `original` use the second."""
-    half = rotary_dim // 2
-    return {
-        **THETA,
-        "rope_type": "longrope",
-        "factor": 4.0,
-        "short_factor": [1.0 + 0.05 * i for i in range(half)],
-        "long_factor": [2.0 + 0.25 * i for i in range(half)],
-        "original_max_position_embeddings": original,
-    }
+# Two lists of factors; prompts of up to `original` tokens use the first.
+LONGROPE = {
+    **THETA,
+    "rope_type": "longrope",
+    "short_factor": [1.0 + 0.05 * i for i in range(16)],
+    "long_factor": [2.0 + 0.25 * i for i in range(16)],
+    "original_max_position_embeddings": 160,
+}
 
 
 CONFIGS: dict[str, dict[str, Config]] = {
@@ -82,8 +79,7 @@ CONFIGS: dict[str, dict[str, Config]] = {
         "rope linear": {"rope_parameters": LINEAR},
         "rope dynamic": {"rope_parameters": DYNAMIC},
         "rope yarn": {"rope_parameters": YARN},
-        "rope longrope, short": {"rope_parameters": longrope(256)},
-        "rope longrope, long": {"rope_parameters": longrope(4)},
+        "rope longrope": {"rope_parameters": LONGROPE},
     },
     "qwen3": {
         "gqa 4:2, untied": {},

@@ -99,7 +99,7 @@ def _prepare(
 
     source = class_of_module(specimen.module, specimen.architecture)
     subject = make_subject(source, None, folder, config_overrides=config)
-    return subject, porter_engines(port, subject.model_dir)
+    return subject, porter_engines(port, subject)
 
 
 def _row(model: str, name: str, tp: int, subject: Any, engines: Any) -> Row:

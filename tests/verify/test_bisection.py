@@ -6,7 +6,7 @@ import torch
 from porter.verify.bisection import (
     first_lasting_difference,
     partner,
-    same_output,
+    same_values,
     telling_tolerance,
 )
 
@@ -38,16 +38,16 @@ def test_first_lasting_difference(
 def test_a_pair_may_be_a_sum_still_to_be_made() -> None:
     hidden, residual = torch.randn(5, 8), torch.randn(5, 8)
     whole = (hidden + residual).view(1, 5, 8)
-    assert same_output(whole, [hidden, residual], 1e-5)
-    assert same_output(hidden[None], [hidden, residual], 1e-5)
-    assert not same_output(residual[None], [hidden, residual], 1e-5)
+    assert same_values(whole, [hidden, residual], 1e-5)
+    assert same_values(hidden[None], [hidden, residual], 1e-5)
+    assert not same_values(residual[None], [hidden, residual], 1e-5)
 
 
 def test_axes_do_not_matter_and_sizes_do() -> None:
     tensor = torch.randn(5, 2, 4)
-    assert same_output(tensor[None], [tensor.flatten(1)], 1e-5)
-    assert same_output(tensor, [torch.randn(5, 3)], 1e-5)  # can't be compared
-    assert not same_output(tensor, [tensor * 1.01], 1e-3)
+    assert same_values(tensor[None], [tensor.flatten(1)], 1e-5)
+    assert same_values(tensor, [torch.randn(5, 3)], 1e-5)  # can't be compared
+    assert not same_values(tensor, [tensor * 1.01], 1e-3)
 
 
 def test_partners_may_have_another_root() -> None:

@@ -53,13 +53,13 @@ def shift_norm(model: Any) -> str:
 
 def change_scale(model: Any) -> str:
     model.model.layers[0].self_attn.scaling *= 1.01
-    # Projections have no attention in them, so the first to differ comes after it.
-    return "model.layers.0.self_attn.o_proj"
+    # The output projection is the first to differ, and was given other values already.
+    return "model.layers.0.self_attn"
 
 
 def change_theta(model: Any) -> str:
     model.model.rotary_emb.inv_freq *= 1.001
-    return "model.layers.0.self_attn.o_proj"
+    return "model.layers.0.self_attn"
 
 
 def change_epsilon(model: Any) -> str:

@@ -24,3 +24,13 @@ CATALOGUE: tuple[Mutation, ...] = (
     *tokens.CASES,
     *controls.CASES,
 )
+
+# Judged at tensor parallel 2 as well by default: one for each way to go wrong there.
+HANDFUL = (
+    "norm-no-root",
+    "heads-packed-in-blocks",
+    "gate-steeper",
+    "mlp-normed-between",
+    "mlp-activation-after",
+    "logits-log-softmax",
+)

@@ -8,8 +8,8 @@ from functools import partial
 
 from tests.faithful.mutation import Mutation
 
-alias = partial(Mutation, kind="alias")
-bound = partial(Mutation, kind="binding")
+alias = partial(Mutation, kind="alias", either=True)
+bound = partial(Mutation, kind="binding", either=True)
 argument = partial(Mutation, kind="argument")
 branch = partial(Mutation, kind="branch")
 data = partial(Mutation, kind="positions and ids")

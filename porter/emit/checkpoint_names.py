@@ -1,0 +1,82 @@
+"""transformers' own renaming of checkpoints at load, read from its file, not run.
+
+transformers 5 keeps, per class or model_type, a list of `WeightRenaming`s (and
+`WeightConverter`s that reshape) that bring the names of the checkpoints on the hub to
+those of its modules (`conversion_mapping.py`). A port loads those checkpoints too.
+"""
+
+import ast
+from pathlib import Path
+
+from porter.analyze.model import Facts
+from porter.gap import Gap, Refused
+from porter.source import transformers_root
+
+
+def renamings(facts: Facts) -> dict[str, str]:
+    """regex in the checkpoint's names -> what replaces it, in order.
+
+    Raises Refused where the checkpoint's tensors are reshaped at load.
+    """
+    root = transformers_root().resolve()
+    path = root / "conversion_mapping.py"
+    if root not in facts.file.path.parents or not path.is_file():
+        return {}  # code outside the library has no entry in its table
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tables = _tables(tree)
+    aliases = _aliases(tree)
+    entry = _entry(tables, aliases, facts.cls.name)
+    if entry is None and facts.config.model_type:
+        entry = _entry(tables, aliases, facts.config.model_type)
+    out: dict[str, str] = {}
+    for item in entry or []:
+        pair = _renaming(item)
+        if pair is None:
+            raise Refused([Gap(facts.file.shown, facts.cls.node.lineno,
+                               f"checkpoints of {facts.cls.name} are reshaped when "
+                               f"transformers loads them ({_shown(path)}:{item.lineno})",
+                               "weight converters aren't ported yet")])
+        out[pair[0]] = pair[1]
+    return out
+
+
+def _shown(path: Path) -> str:
+    return path.name
+
+
+def _tables(tree: ast.Module) -> dict[str, list[ast.expr]]:
+    """key -> the listed conversions, from the dictionaries in the file."""
+    found: dict[str, list[ast.expr]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Dict):
+            for key, value in zip(node.keys, node.values, strict=True):
+                if isinstance(key, ast.Constant) and isinstance(value, ast.List):
+                    found.setdefault(str(key.value), value.elts)
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
+            key, value = node.targets[0].slice, node.value
+            if isinstance(key, ast.Constant) and isinstance(value, ast.List):
+                found[str(key.value)] = value.elts
+    return found
+
+
+def _aliases(tree: ast.Module) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Dict):
+            for key, value in zip(node.keys, node.values, strict=True):
+                if isinstance(key, ast.Constant) and isinstance(value, ast.Constant):
+                    found.setdefault(str(key.value), str(value.value))
+    return found
+
+
+def _entry(tables, aliases, key: str):
+    return tables.get(key, tables.get(aliases.get(key, "")))
+
+
+def _renaming(item: ast.expr) -> tuple[str, str] | None:
+    if not (isinstance(item, ast.Call) and getattr(item.func, "id", "") == "WeightRenaming"):
+        return None
+    values = [*item.args, *(k.value for k in item.keywords)]
+    if len(values) != 2 or not all(isinstance(v, ast.Constant) for v in values):
+        return None
+    return str(ast.literal_eval(values[0])), str(ast.literal_eval(values[1]))
