@@ -59,7 +59,7 @@ class WorkerGroup:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(
-            ["porter.runtime.worker", "transformers.models.auto.configuration_auto"]
+            ["porter.runtime.worker", "transformers.modeling_utils"]
         )
         self._pipes: list[Connection] = []
         self._processes: list[Any] = []
