@@ -160,8 +160,8 @@ def test_bfloat16_runs(rope_model: Path) -> None:
     [
         ([], {}, "no tokens"),
         ([1] * 250, {"max_tokens": 10}, "exceeds the model's 256 tokens"),
-        ([1, 199], {}, "token 199 is outside a vocabulary of 199"),
-        ([1, -1], {}, "token -1 is outside"),
+        ([1, 199], {}, "token 199 isn't in the vocabulary of 199"),
+        ([1, -1], {}, "token -1 isn't in"),
     ],
 )
 def test_prompts_that_cannot_run(

@@ -1,6 +1,7 @@
 """Batches, chunks and blocks."""
 
 import pytest
+from transformers import LlamaConfig
 
 from porter.runtime.config import (
     CacheConfig,
@@ -15,7 +16,7 @@ from porter.runtime.scheduler import Scheduler
 
 def scheduler(num_blocks: int = 100, tokens: int = 16, seqs: int = 4) -> Scheduler:
     config = VllmConfig(
-        ModelConfig("none", None, max_model_len=1000),
+        ModelConfig("none", LlamaConfig(vocab_size=100), max_model_len=1000),
         CacheConfig(block_size=4),
         scheduler_config=SchedulerConfig(tokens, seqs),
     )
