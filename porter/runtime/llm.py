@@ -17,12 +17,12 @@ from porter.runtime.hf_config import make_vllm_config
 from porter.runtime.layers.activation import GeluAndMul, SiluAndMul
 from porter.runtime.layers.attention import Attention
 from porter.runtime.layers.layernorm import GemmaRMSNorm, LayerNorm, RMSNorm
-from porter.runtime.layers.linear import (
+from porter.runtime.layers.rotary_embedding import RotaryEmbedding
+from porter.runtime.layers.rotary_embedding.longrope import LongRotaryEmbedding
+from porter.runtime.layers.stacked_linear import (
     MergedColumnParallelLinear,
     QKVParallelLinear,
 )
-from porter.runtime.layers.rotary_embedding import RotaryEmbedding
-from porter.runtime.layers.rotary_embedding.longrope import LongRotaryEmbedding
 from porter.runtime.request import RequestOutput, SamplingParams
 
 __all__ = ["LLM", "RequestOutput", "SamplingParams"]
@@ -194,7 +194,7 @@ def _watch(
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
             first = output[0] if isinstance(output, tuple) else output
             if isinstance(first, torch.Tensor):
-                captured[path] = first.detach().clone()
+                captured[path] = first.detach().to("cpu", copy=True)
 
         return hook
 

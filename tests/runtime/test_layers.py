@@ -16,13 +16,15 @@ from porter.runtime.layers.attention import Attention
 from porter.runtime.layers.layernorm import GemmaRMSNorm, LayerNorm, RMSNorm
 from porter.runtime.layers.linear import (
     ColumnParallelLinear,
-    MergedColumnParallelLinear,
-    QKVParallelLinear,
     ReplicatedLinear,
     RowParallelLinear,
 )
 from porter.runtime.layers.logits_processor import LogitsProcessor
 from porter.runtime.layers.quantization import QuantizationConfig
+from porter.runtime.layers.stacked_linear import (
+    MergedColumnParallelLinear,
+    QKVParallelLinear,
+)
 from porter.runtime.layers.vocab_parallel_embedding import (
     ParallelLMHead,
     VocabParallelEmbedding,
