@@ -140,12 +140,14 @@ class Engine:
             if workers.pp_size > 1:
                 logits = workers.receive_logits(self.runner.device)
             return logits
-        except (RuntimeError, OSError) as error:
-            # Most often another rank broke off, and says why better than we can.
+        except (RuntimeError, OSError, CannotRun) as error:
+            # Where another rank broke off, it says why better than this one can.
             try:
                 workers.raise_failure()
             finally:
                 self.shutdown()
+            if isinstance(error, CannotRun):
+                raise
             raise CannotRun(f"the ranks lost each other: {error}") from error
 
     def shutdown(self) -> None:

@@ -1,5 +1,7 @@
 """One rank's model: built, loaded, and run a step at a time."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from porter.runtime.forward_context import AttentionMetadata, set_forward_contex
 from porter.runtime.kv_cache import bind_caches
 from porter.runtime.layers.rotary_embedding import RotaryEmbedding, forget_ropes
 from porter.runtime.loader import load_weights, retie_word_embeddings
-from porter.runtime.port import find_architecture, load_port
+from porter.runtime.port import find_architecture, line_in_file, load_port
 from porter.runtime.sequence import IntermediateTensors
 
 
@@ -53,6 +55,7 @@ class ModelRunner:
     ) -> None:
         self.vllm_config = vllm_config
         self.groups = groups
+        self.port = port
         self.device = vllm_config.device_config.device
         self.dtype = vllm_config.model_config.dtype
         self.block_size = vllm_config.cache_config.block_size
@@ -116,7 +119,7 @@ class ModelRunner:
         if not pipeline.is_first_rank:
             received = self._receive(len(step.token_ids))
         metadata = self._attention_metadata(step)
-        with use_groups(self.groups), set_forward_context(metadata):
+        with self._port_at_work(), set_forward_context(metadata):
             hidden = self.model(input_ids, positions, received)
             if pipeline.is_last_rank:
                 rows = torch.tensor(
@@ -126,6 +129,21 @@ class ModelRunner:
         for _, tensor in hidden.items():
             dist.send(tensor.contiguous(), pipeline.next_rank)
         return None
+
+    @contextmanager
+    def _port_at_work(self) -> Iterator[None]:
+        """Groups are this rank's; what the port raises is told with its line."""
+        try:
+            with use_groups(self.groups):
+                yield
+        except (CannotRun, UsageError):
+            raise
+        except Exception as error:
+            line = line_in_file(error, str(self.port))
+            kind = type(error).__name__
+            raise CannotRun(
+                f"{self.port}:{line}: the port fails: {kind}: {error}"
+            ) from error
 
     def _attention_metadata(self, step: StepInput) -> AttentionMetadata:
         starts, slots = [0], []

@@ -176,6 +176,8 @@ def _work(
         pass  # the engine is shut down
     except UsageError as error:
         pipe.send(("usage", str(error)))
+    except CannotRun as error:
+        pipe.send(("cannot", str(error)))
     except Exception as error:
         pipe.send(("cannot", f"{type(error).__name__}: {error}"))
     finally:
