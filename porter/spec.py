@@ -12,8 +12,15 @@ import ast
 from porter.gap import Gap, Refused
 
 _MODULE_ATTRIBUTES = {"training", "register_buffer", "register_parameter"}
-_LEFTOVERS = {"attention_mask", "past_key_values", "use_cache", "output_attentions",
-              "output_hidden_states", "return_dict", "dropout"}
+_LEFTOVERS = {
+    "attention_mask",
+    "past_key_values",
+    "use_cache",
+    "output_attentions",
+    "output_hidden_states",
+    "return_dict",
+    "dropout",
+}
 _INTERFACE = {"embed_input_ids", "forward", "compute_logits", "load_weights"}
 _ROOTS = {"torch", "vllm", "re", "collections", "itertools", "math"}
 
@@ -25,8 +32,16 @@ def check(text: str, source: str, line: int) -> None:
     for cls in [n for n in tree.body if isinstance(n, ast.ClassDef)]:
         faults += _class_faults(cls)
     if faults:
-        raise Refused([Gap(source, line, f"the port would be wrong: {faults[0]}",
-                           "this is a fault of porter's: please report it")])
+        raise Refused(
+            [
+                Gap(
+                    source,
+                    line,
+                    f"the port would be wrong: {faults[0]}",
+                    "this is a fault of porter's: please report it",
+                )
+            ]
+        )
 
 
 def _imports(tree: ast.Module) -> list[str]:
@@ -50,8 +65,11 @@ def _imports(tree: ast.Module) -> list[str]:
 
 def _class_faults(cls: ast.ClassDef) -> list[str]:
     methods = [n for n in cls.body if isinstance(n, ast.FunctionDef)]
-    held = {n.targets[0].id for n in cls.body
-            if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)}
+    held = {
+        n.targets[0].id
+        for n in cls.body
+        if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)
+    }
     held |= {m.name for m in methods} | _MODULE_ATTRIBUTES
     for method in methods:
         if method.name == "__init__":
@@ -59,7 +77,11 @@ def _class_faults(cls: ast.ClassDef) -> list[str]:
     faults = []
     for method in methods:
         for node in ast.walk(method):
-            if _is_self(node) and isinstance(node.ctx, ast.Load) and node.attr not in held:
+            if (
+                _is_self(node)
+                and isinstance(node.ctx, ast.Load)
+                and node.attr not in held
+            ):
                 faults.append(f"{cls.name}.{node.attr} is read but never set")
         faults += _unused(cls, method)
         if method.name == "__init__":
@@ -73,14 +95,19 @@ def _stored(method: ast.FunctionDef) -> set[str]:
         if _is_self(node) and isinstance(node.ctx, ast.Store):
             found.add(node.attr)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            if node.func.attr == "register_buffer" and isinstance(node.args[0], ast.Constant):
+            if node.func.attr == "register_buffer" and isinstance(
+                node.args[0], ast.Constant
+            ):
                 found.add(str(node.args[0].value))
     return found
 
 
 def _is_self(node: ast.AST) -> bool:
-    return (isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
-            and node.value.id == "self")
+    return (
+        isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "self"
+    )
 
 
 def _unused(cls: ast.ClassDef, method: ast.FunctionDef) -> list[str]:
@@ -126,7 +153,9 @@ def _prefix_of(call: ast.Call) -> str | None:
         value = keyword.value
         if keyword.arg != "prefix":
             continue
-        if isinstance(value, ast.JoinedStr) and isinstance(value.values[-1], ast.Constant):
+        if isinstance(value, ast.JoinedStr) and isinstance(
+            value.values[-1], ast.Constant
+        ):
             return str(value.values[-1].value).removeprefix(".")
         if isinstance(value, ast.Call) and len(value.args) == 2:
             return str(ast.literal_eval(value.args[1]))

@@ -6,6 +6,7 @@ those of its modules (`conversion_mapping.py`). A port loads those checkpoints t
 """
 
 import ast
+import re
 from pathlib import Path
 
 from porter.analyze.model import Facts
@@ -25,19 +26,40 @@ def renamings(facts: Facts) -> dict[str, str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     tables = _tables(tree)
     aliases = _aliases(tree)
-    entry = _entry(tables, aliases, facts.cls.name)
-    if entry is None and facts.config.model_type:
-        entry = _entry(tables, aliases, facts.config.model_type)
+    model_type = facts.config.model_type or ""
+    entry = _entry(tables, aliases, _architecture(root, model_type))
+    if entry is None:
+        entry = _entry(tables, aliases, model_type)
     out: dict[str, str] = {}
     for item in entry or []:
         pair = _renaming(item)
         if pair is None:
-            raise Refused([Gap(facts.file.shown, facts.cls.node.lineno,
-                               f"checkpoints of {facts.cls.name} are reshaped when "
-                               f"transformers loads them ({_shown(path)}:{item.lineno})",
-                               "weight converters aren't ported yet")])
+            raise Refused(
+                [
+                    Gap(
+                        facts.file.shown,
+                        facts.cls.node.lineno,
+                        f"checkpoints of {facts.cls.name} are reshaped when "
+                        f"transformers loads them ({_shown(path)}:{item.lineno})",
+                        "weight converters aren't ported yet",
+                    )
+                ]
+            )
         out[pair[0]] = pair[1]
     return out
+
+
+def _architecture(root: Path, model_type: str) -> str:
+    """The library's own class for a model_type: what the file at hand calls it is no
+    evidence."""
+    path = root / "models" / "auto" / "modeling_auto.py"
+    if not path.is_file():
+        return ""
+    text = path.read_text(encoding="utf-8")
+    _, _, rest = text.partition("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES")
+    table, _, _ = rest.partition("\n)\n")
+    found = re.search(rf'\("{re.escape(model_type)}",\s*"(\w+)"\)', table)
+    return found[1] if found else ""
 
 
 def _shown(path: Path) -> str:
@@ -52,7 +74,9 @@ def _tables(tree: ast.Module) -> dict[str, list[ast.expr]]:
             for key, value in zip(node.keys, node.values, strict=True):
                 if isinstance(key, ast.Constant) and isinstance(value, ast.List):
                     found.setdefault(str(key.value), value.elts)
-        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
+        elif isinstance(node, ast.Assign) and isinstance(
+            node.targets[0], ast.Subscript
+        ):
             key, value = node.targets[0].slice, node.value
             if isinstance(key, ast.Constant) and isinstance(value, ast.List):
                 found[str(key.value)] = value.elts
@@ -74,7 +98,9 @@ def _entry(tables, aliases, key: str):
 
 
 def _renaming(item: ast.expr) -> tuple[str, str] | None:
-    if not (isinstance(item, ast.Call) and getattr(item.func, "id", "") == "WeightRenaming"):
+    if not (
+        isinstance(item, ast.Call) and getattr(item.func, "id", "") == "WeightRenaming"
+    ):
         return None
     values = [*item.args, *(k.value for k in item.keywords)]
     if len(values) != 2 or not all(isinstance(v, ast.Constant) for v in values):

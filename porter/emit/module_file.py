@@ -18,7 +18,7 @@ from porter.emit.comments import Comments
 from porter.emit.frames import FrameGraph
 from porter.emit.imports import import_block
 from porter.emit.method import Line
-from porter.emit.rope_checks import default_only_check, rope_check
+from porter.emit.config_checks import default_only_check, folded_check, rope_check
 from porter.emit.trunk import Trunk, TrunkWriter
 from porter.emit.weights import WeightPlan, plan_weights
 from porter.gap import CannotRun
@@ -79,14 +79,20 @@ def _chain(root: Module, inst: Module) -> list[Module]:
     return chain
 
 
-def _rope_checks(facts: Facts, ropes: list[Any], position) -> tuple[list[str], list[str]]:
+def _rope_checks(
+    facts: Facts, ropes: list[Any], position
+) -> tuple[list[str], list[str]]:
     checks, functions = [], []
+    for name, value in facts.folded.items():
+        checks.append(folded_check(name, value))
     if facts.default_rope_only is not None:
         checks.append(default_only_check(describe(facts.default_rope_only)))
     if ropes:
         table = ropes[0].attrs["table"]
-        checks.append(f"check_rope({describe(table.parameters)}, {describe(position)}, "
-                      "vllm_config.model_config.max_model_len)")
+        checks.append(
+            f"check_rope({describe(table.parameters)}, {describe(position)}, "
+            "vllm_config.model_config.max_model_len)"
+        )
         rotates = all(r.op == "rope" for r in ropes) and table.pairing == "halves"
         functions.append(rope_check(table.partial, longrope=rotates))
     return checks, functions

@@ -2,8 +2,13 @@
 
 from porter.analyze.graph import Frame, Node
 
-CANONICAL = {"qkv": "qkv", "merged_linear": "gate_up", "attend": "attn_output",
-             "logits": "logits", "embedding": "hidden_states"}
+CANONICAL = {
+    "qkv": "qkv",
+    "merged_linear": "gate_up",
+    "attend": "attn_output",
+    "logits": "logits",
+    "embedding": "hidden_states",
+}
 
 
 def hinted(node: Node, frame: Frame) -> list[str]:

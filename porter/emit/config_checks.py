@@ -1,4 +1,6 @@
-"""Where vLLM's rope differs from transformers' by the config's values, the port stops.
+"""What a port checks of its config before it is built; it stops rather than be wrong.
+
+Where vLLM's rope differs from transformers' by the config's values, the port stops.
 
 Which rope types and parameters vLLM 0.32 computes otherwise was measured against
 transformers' ROPE_INIT_FUNCTIONS; the table stands in docs/rope.md.
@@ -34,8 +36,9 @@ _PAIR_TYPES = '("default", "linear", "dynamic", "yarn", "llama3")'
 
 def rope_check(partial: bool, longrope: bool) -> str:
     """The text of the check, for a source that rotates part of the head or all of it."""
-    return _CHECK.format(types=_TYPES if longrope else _PAIR_TYPES,
-                         partial="" if partial else _PARTIAL)
+    return _CHECK.format(
+        types=_TYPES if longrope else _PAIR_TYPES, partial="" if partial else _PARTIAL
+    )
 
 
 _DEFAULT_ONLY = """\
@@ -46,3 +49,15 @@ if {kind} != "default":
 def default_only_check(kind: str) -> str:
     """For a source whose own frequencies are kept: the scaled types are the library's."""
     return _DEFAULT_ONLY.format(kind=kind)
+
+
+_FOLDED = """\
+if config.{name} {differs} {value!r}:
+    raise ValueError("this port was made for {name} = {shown}")"""
+
+
+def folded_check(name: str, value) -> str:
+    """For a port whose branches were folded by the values of one config."""
+    shown = str(value).replace('"', "'")
+    differs = "is not" if value is None or isinstance(value, bool) else "!="
+    return _FOLDED.format(name=name, value=value, shown=shown, differs=differs)

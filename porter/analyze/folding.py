@@ -1,0 +1,104 @@
+"""`--config`: decide conditions by the values of one config.
+
+Only conditions are folded, so that a port keeps its sizes as `config.x`; the fields that
+decided are noted, and the port refuses a config in which they differ.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from porter.analyze.symbols import Sym, unwrap
+from porter.config_class import ConfigClass
+from porter.gap import UsageError
+
+
+class Unknown(Exception):
+    """The condition reads something else than the config's fields."""
+
+
+class Folding:
+    """values: the fields of one config.json, over the class's defaults."""
+
+    def __init__(self, path: Path, fields: ConfigClass):
+        try:
+            given = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UsageError(f"{path}: can't be read: {error.strerror}") from error
+        except ValueError as error:
+            raise UsageError(f"{path}: not JSON: {error}") from error
+        if not isinstance(given, dict):
+            raise UsageError(f"{path}: not a config: a JSON object is expected")
+        self.values = {n: v for n, v in fields.fields.items() if v is not None}
+        self.values |= {fields.canonical(name): v for name, v in given.items()}
+        self.used: dict[str, Any] = {}
+
+    def decide(self, cond) -> bool | None:
+        """The condition's value, None where the config doesn't settle it."""
+        read: dict[str, Any] = {}
+        try:
+            value = bool(self._value(cond, read))
+        except (
+            Unknown,
+            TypeError,
+            ValueError,
+            KeyError,
+            IndexError,
+            ZeroDivisionError,
+        ):
+            return None
+        self.used |= read
+        return value
+
+    def _value(self, x, read: dict) -> Any:
+        x = unwrap(x)
+        if not isinstance(x, Sym):
+            return x
+        op, args = x.op, x.args
+        if op in ("field", "or_default", "hasattr"):
+            return self._field(x, read)
+        if op == "ifexp":
+            side = args[1] if self._value(args[0], read) else args[2]
+            return self._value(side, read)
+        if op in ("and", "or"):
+            parts = [bool(self._value(a, read)) for a in args]
+            return all(parts) if op == "and" else any(parts)
+        if op == "get":
+            return self._value(args[0], read).get(
+                *(self._value(a, read) for a in args[1:])
+            )
+        if op not in _OPERATIONS:
+            raise Unknown(op)
+        return _OPERATIONS[op](*(self._value(a, read) for a in args))
+
+    def _field(self, x: Sym, read: dict) -> Any:
+        path, name = x.args[0], x.args[1]
+        if len(path) != 1:
+            raise Unknown(name)
+        if x.op == "hasattr":
+            return name in self.values
+        if name not in self.values:
+            if x.op == "or_default":
+                return self._value(x.args[2], read)
+            raise Unknown(name)
+        read[name] = self.values[name]
+        return self.values[name]
+
+
+_OPERATIONS: dict[str, Any] = {
+    "not": lambda a: not a,
+    "truthy": bool,
+    "is_none": lambda a: a is None,
+    "eq": lambda a, b: a == b,
+    "lt": lambda a, b: a < b,
+    "in": lambda a, b: a in b,
+    "item": lambda a, b: a[b],
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "truediv": lambda a, b: a / b,
+    "floordiv": lambda a, b: a // b,
+    "mod": lambda a, b: a % b,
+    "pow": lambda a, b: a**b,
+    "neg": lambda a: -a,
+}
