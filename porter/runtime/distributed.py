@@ -1,10 +1,11 @@
 """Tensor and pipeline parallel groups over torch.distributed.
 
-A process belongs to one tensor parallel group and one pipeline group. Without
-`init_groups` both have one member and every collective is the identity.
+Model code asks for the current groups. Outside of `use_groups` both have one member
+and every collective is the identity.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -76,35 +77,56 @@ class Group:
         return output if self.rank_in_group == dst else None
 
 
-_tp_group = Group()
-_pp_group = Group()
+@dataclass(frozen=True)
+class Groups:
+    """The tensor and the pipeline parallel group of one rank of an engine."""
+
+    tp: Group = Group()
+    pp: Group = Group()
+
+
+_groups = Groups()
+
+
+@contextmanager
+def use_groups(groups: Groups) -> Iterator[None]:
+    """Model code inside the block is a member of these groups.
+
+    An engine runs its model in its own groups, so that several engines can live in
+    one process.
+    """
+    global _groups
+    previous, _groups = _groups, groups
+    try:
+        yield
+    finally:
+        _groups = previous
 
 
 def get_tp_group() -> Group:
-    return _tp_group
+    return _groups.tp
 
 
 def get_pp_group() -> Group:
-    return _pp_group
+    return _groups.pp
 
 
 def get_tensor_model_parallel_rank() -> int:
-    return _tp_group.rank_in_group
+    return _groups.tp.rank_in_group
 
 
 def get_tensor_model_parallel_world_size() -> int:
-    return _tp_group.world_size
+    return _groups.tp.world_size
 
 
 def init_groups(
     rank: int, tp_size: int, pp_size: int, init_method: str, backend: str
-) -> None:
+) -> Groups:
     """Join the process groups of one engine; ranks count tensor parallel first.
 
     init_method: as torch's init_process_group, e.g. "file:///tmp/x".
     backend: "gloo" on CPU, "nccl" on GPU.
     """
-    global _tp_group, _pp_group
     world_size = tp_size * pp_size
     dist.init_process_group(
         backend,
@@ -115,8 +137,7 @@ def init_groups(
     )
     rows = [tuple(range(p * tp_size, (p + 1) * tp_size)) for p in range(pp_size)]
     columns = [tuple(range(t, world_size, tp_size)) for t in range(tp_size)]
-    _tp_group = _join(rows, rank)
-    _pp_group = _join(columns, rank)
+    return Groups(_join(rows, rank), _join(columns, rank))
 
 
 def _join(member_lists: list[tuple[int, ...]], rank: int) -> Group:
@@ -129,33 +150,31 @@ def _join(member_lists: list[tuple[int, ...]], rank: int) -> Group:
 
 
 def destroy_groups() -> None:
-    """Leave the process groups; the process is alone again."""
-    global _tp_group, _pp_group
-    _tp_group, _pp_group = Group(), Group()
+    """Leave the process groups that `init_groups` joined, if any."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def tensor_model_parallel_all_reduce(input_: torch.Tensor) -> torch.Tensor:
-    return _tp_group.all_reduce(input_)
+    return _groups.tp.all_reduce(input_)
 
 
 def tensor_model_parallel_all_gather(
     input_: torch.Tensor, dim: int = -1
 ) -> torch.Tensor:
-    return _tp_group.all_gather(input_, dim)
+    return _groups.tp.all_gather(input_, dim)
 
 
 def tensor_model_parallel_reduce_scatter(
     input_: torch.Tensor, dim: int = -1
 ) -> torch.Tensor:
-    return _tp_group.reduce_scatter(input_, dim)
+    return _groups.tp.reduce_scatter(input_, dim)
 
 
 def tensor_model_parallel_gather(
     input_: torch.Tensor, dst: int = 0, dim: int = -1
 ) -> torch.Tensor | None:
-    return _tp_group.gather(input_, dst, dim)
+    return _groups.tp.gather(input_, dst, dim)
 
 
 def ensure_divisibility(numerator: int, denominator: int) -> None:

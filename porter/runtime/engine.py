@@ -7,6 +7,7 @@ import torch
 
 from porter.gap import CannotRun
 from porter.runtime.config import VllmConfig
+from porter.runtime.distributed import Groups
 from porter.runtime.kv_cache import choose_num_blocks
 from porter.runtime.model_runner import ModelRunner, StepInput
 from porter.runtime.request import Request, RequestOutput, SamplingParams
@@ -29,6 +30,7 @@ class Engine:
     ) -> None:
         self.vllm_config = vllm_config
         self._workers: WorkerGroup | None = None
+        groups = Groups()
         parallel = vllm_config.parallel_config
         if parallel.world_size > 1:
             self._workers = WorkerGroup(
@@ -40,8 +42,11 @@ class Engine:
                 config_options,
                 runner_options,
             )
+            groups = self._workers.groups
         try:
-            self.runner = ModelRunner(port, vllm_config, **runner_options)
+            self.runner = ModelRunner(
+                port, vllm_config, groups=groups, **runner_options
+            )
             self.weight_report = self.runner.weight_report
             for report in self._workers.reports() if self._workers else ():
                 self.weight_report = self.weight_report.merged(report)
@@ -135,12 +140,14 @@ class Engine:
             if workers.pp_size > 1:
                 logits = workers.receive_logits(self.runner.device)
             return logits
-        except (RuntimeError, OSError) as error:
-            # Most often another rank broke off, and says why better than we can.
+        except (RuntimeError, OSError, CannotRun) as error:
+            # Where another rank broke off, it says why better than this one can.
             try:
                 workers.raise_failure()
             finally:
                 self.shutdown()
+            if isinstance(error, CannotRun):
+                raise
             raise CannotRun(f"the ranks lost each other: {error}") from error
 
     def shutdown(self) -> None:

@@ -17,12 +17,12 @@ from porter.runtime.hf_config import make_vllm_config
 from porter.runtime.layers.activation import GeluAndMul, SiluAndMul
 from porter.runtime.layers.attention import Attention
 from porter.runtime.layers.layernorm import GemmaRMSNorm, LayerNorm, RMSNorm
-from porter.runtime.layers.linear import (
+from porter.runtime.layers.rotary_embedding import RotaryEmbedding
+from porter.runtime.layers.rotary_embedding.longrope import LongRotaryEmbedding
+from porter.runtime.layers.stacked_linear import (
     MergedColumnParallelLinear,
     QKVParallelLinear,
 )
-from porter.runtime.layers.rotary_embedding import RotaryEmbedding
-from porter.runtime.layers.rotary_embedding.longrope import LongRotaryEmbedding
 from porter.runtime.request import RequestOutput, SamplingParams
 
 __all__ = ["LLM", "RequestOutput", "SamplingParams"]
@@ -130,7 +130,6 @@ class LLM:
         """
         params = sampling_params or SamplingParams()
         each = params if isinstance(params, list) else [params] * len(prompts)
-        self._check_ids(prompts)
         if len(each) != len(prompts):
             raise UsageError(f"{len(prompts)} prompts but {len(each)} sampling params")
         return self._engine.generate(prompts, each)
@@ -140,7 +139,6 @@ class LLM:
 
         They go through the cache, in chunks where the token budget asks for it.
         """
-        self._check_ids(prompts)
         return self._engine.prefill_logits(prompts)
 
     def capture(
@@ -154,7 +152,6 @@ class LLM:
         """
         if self._engine.vllm_config.parallel_config.world_size > 1:
             raise UsageError("capture works on one rank (tp 1, pp 1)")
-        self._check_ids([prompt])
         modules = dict(self.model.named_modules(remove_duplicate=False))
         for path in paths or ():
             if path not in modules:
@@ -164,14 +161,6 @@ class LLM:
         with _watch(watched, captured):
             self._engine.prefill_logits([prompt], in_one_step=True)
         return captured
-
-    def _check_ids(self, prompts: list[list[int]]) -> None:
-        config = self._engine.vllm_config.model_config.hf_config.get_text_config()
-        size = getattr(config, "vocab_size", None)
-        for prompt in prompts:
-            for token in prompt:
-                if token < 0 or (size is not None and token >= size):
-                    raise UsageError(f"token {token} is outside a vocabulary of {size}")
 
     def fused_modules(self) -> dict[str, int]:
         """How many uses the model makes of each fused layer of vLLM."""
@@ -205,7 +194,7 @@ def _watch(
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
             first = output[0] if isinstance(output, tuple) else output
             if isinstance(first, torch.Tensor):
-                captured[path] = first.detach().clone()
+                captured[path] = first.detach().to("cpu", copy=True)
 
         return hook
 

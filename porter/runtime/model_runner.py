@@ -1,5 +1,7 @@
 """One rank's model: built, loaded, and run a step at a time."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,12 @@ from torch import nn
 from porter.gap import CannotRun, UsageError
 from porter.runtime.accounting import WeightReport
 from porter.runtime.config import VllmConfig, set_current_vllm_config
-from porter.runtime.distributed import get_pp_group
+from porter.runtime.distributed import Groups, use_groups
 from porter.runtime.forward_context import AttentionMetadata, set_forward_context
 from porter.runtime.kv_cache import bind_caches
 from porter.runtime.layers.rotary_embedding import RotaryEmbedding, forget_ropes
 from porter.runtime.loader import load_weights, retie_word_embeddings
-from porter.runtime.port import find_architecture, load_port
+from porter.runtime.port import find_architecture, line_in_file, load_port
 from porter.runtime.sequence import IntermediateTensors
 
 
@@ -46,21 +48,25 @@ class ModelRunner:
         port: str | Path,
         vllm_config: VllmConfig,
         *,
+        groups: Groups,
         architecture: str | None,
         allow_pickle: bool,
         strict: bool,
     ) -> None:
         self.vllm_config = vllm_config
+        self.groups = groups
+        self.port = port
         self.device = vllm_config.device_config.device
         self.dtype = vllm_config.model_config.dtype
         self.block_size = vllm_config.cache_config.block_size
-        self.model: Any = self._build(port, architecture)
-        self.weight_report: WeightReport = load_weights(
-            self.model,
-            Path(vllm_config.model_config.model),
-            allow_pickle=allow_pickle,
-            strict=strict,
-        )
+        with use_groups(groups):
+            self.model: Any = self._build(port, architecture)
+            self.weight_report: WeightReport = load_weights(
+                self.model,
+                Path(vllm_config.model_config.model),
+                allow_pickle=allow_pickle,
+                strict=strict,
+            )
         if vllm_config.model_config.word_embeddings_untied_by_checkpoint:
             retie_word_embeddings(self.model)
         for module in self.model.modules():
@@ -108,17 +114,36 @@ class ModelRunner:
         """Logits [len(logit_rows), vocab_size] on the last stage, None on others."""
         input_ids = torch.tensor(step.token_ids, device=self.device)
         positions = torch.tensor(step.positions, device=self.device)
-        group = get_pp_group()
+        pipeline = self.groups.pp
         received = None
-        if not group.is_first_rank:
+        if not pipeline.is_first_rank:
             received = self._receive(len(step.token_ids))
-        with set_forward_context(self._attention_metadata(step)):
+        metadata = self._attention_metadata(step)
+        with self._port_at_work(), set_forward_context(metadata):
             hidden = self.model(input_ids, positions, received)
-        if not group.is_last_rank:
-            _send(hidden)
-            return None
-        rows = torch.tensor(step.logit_rows, dtype=torch.long, device=self.device)
-        return self.model.compute_logits(hidden.index_select(0, rows))
+            if pipeline.is_last_rank:
+                rows = torch.tensor(
+                    step.logit_rows, dtype=torch.long, device=self.device
+                )
+                return self.model.compute_logits(hidden.index_select(0, rows))
+        for _, tensor in hidden.items():
+            dist.send(tensor.contiguous(), pipeline.next_rank)
+        return None
+
+    @contextmanager
+    def _port_at_work(self) -> Iterator[None]:
+        """Groups are this rank's; what the port raises is told with its line."""
+        try:
+            with use_groups(self.groups):
+                yield
+        except (CannotRun, UsageError):
+            raise
+        except Exception as error:
+            line = line_in_file(error, str(self.port))
+            kind = type(error).__name__
+            raise CannotRun(
+                f"{self.port}:{line}: the port fails: {kind}: {error}"
+            ) from error
 
     def _attention_metadata(self, step: StepInput) -> AttentionMetadata:
         starts, slots = [0], []
@@ -149,10 +174,5 @@ class ModelRunner:
             num_tokens, self.dtype, self.device
         )
         for _, tensor in tensors.items():
-            dist.recv(tensor, get_pp_group().prev_rank)
+            dist.recv(tensor, self.groups.pp.prev_rank)
         return tensors
-
-
-def _send(hidden: IntermediateTensors) -> None:
-    for _, tensor in hidden.items():
-        dist.send(tensor.contiguous(), get_pp_group().next_rank)

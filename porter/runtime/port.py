@@ -38,13 +38,14 @@ def load_port(path: str | Path) -> ModuleType:
     except CannotRun as error:
         raise CannotRun(f"{path}: {error}") from error
     except Exception as error:
-        line = _line_in(error, str(path))
+        line = line_in_file(error, str(path))
         kind = type(error).__name__
         raise UsageError(f"{path}:{line}: the port fails: {kind}: {error}") from error
     return module
 
 
-def _line_in(error: BaseException, path: str) -> int:
+def line_in_file(error: BaseException, path: str) -> int:
+    """The innermost line of that file in the error's trace, 0 where it has none."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno or 0 for frame in frames if frame.filename == path]
     return lines[-1] if lines else 0

@@ -26,6 +26,7 @@ from porter.runtime.layers import (
     logits_processor,
     quantization,
     rotary_embedding,
+    stacked_linear,
     vocab_parallel_embedding,
 )
 from porter.runtime.models import interfaces, stages, weights
@@ -61,7 +62,6 @@ _CONFIGS = (
     "VllmConfig",
     "get_current_vllm_config",
     "get_current_vllm_config_or_none",
-    "set_current_vllm_config",
 )
 _GROUPS = tuple(n for n in _DISTRIBUTED if n.startswith("get_"))
 _STAGES = (
@@ -91,12 +91,11 @@ _ACTIVATIONS = (
 _LINEARS = (
     "ColumnParallelLinear",
     "LinearBase",
-    "MergedColumnParallelLinear",
-    "QKVParallelLinear",
     "ReplicatedLinear",
     "RowParallelLinear",
     "UnquantizedLinearMethod",
 )
+_STACKED_LINEARS = ("MergedColumnParallelLinear", "QKVParallelLinear")
 _LOADERS = (
     "composed_weight_loader",
     "default_weight_loader",
@@ -148,7 +147,10 @@ SURFACE: dict[str, dict[str, Any]] = {
     f"{_LAYERS}.attention.attention": _names(attention, ("Attention",)),
     "vllm.v1.attention.backend": _names(attention, ("AttentionType",)),
     f"{_LAYERS}.layernorm": _names(layernorm, ("GemmaRMSNorm", "LayerNorm", "RMSNorm")),
-    f"{_LAYERS}.linear": _names(linear, _LINEARS),
+    f"{_LAYERS}.linear": {
+        **_names(linear, _LINEARS),
+        **_names(stacked_linear, _STACKED_LINEARS),
+    },
     f"{_LAYERS}.logits_processor": _names(logits_processor, ("LogitsProcessor",)),
     f"{_LAYERS}.quantization": _names(quantization, ("QuantizationConfig",)),
     f"{_LAYERS}.quantization.base_config": _names(

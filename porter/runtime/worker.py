@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from porter.gap import CannotRun, UsageError
 from porter.runtime.accounting import WeightReport
-from porter.runtime.distributed import destroy_groups, get_pp_group, init_groups
+from porter.runtime.distributed import destroy_groups, init_groups
 from porter.runtime.hf_config import make_vllm_config
 from porter.runtime.model_runner import ModelRunner, StepInput
 
@@ -59,7 +59,7 @@ class WorkerGroup:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(
-            ["porter.runtime.worker", "transformers.models.auto.configuration_auto"]
+            ["porter.runtime.worker", "transformers.modeling_utils"]
         )
         self._pipes: list[Connection] = []
         self._processes: list[Any] = []
@@ -77,7 +77,7 @@ class WorkerGroup:
             self._pipes.append(ours)
             self._processes.append(process)
         torch.set_num_threads(threads)
-        init_groups(0, tp_size, pp_size, meeting_place, backend)
+        self.groups = init_groups(0, tp_size, pp_size, meeting_place, backend)
 
     def reports(self) -> list[WeightReport]:
         """Wait until all workers have their models loaded."""
@@ -162,9 +162,9 @@ def _work(
         if backend == "nccl":
             device = torch.device("cuda", rank)
             torch.cuda.set_device(device)
-        init_groups(rank, tp_size, pp_size, meeting_place, backend)
+        groups = init_groups(rank, tp_size, pp_size, meeting_place, backend)
         vllm_config = make_vllm_config(Path(model_dir), device=device, **config_options)
-        runner = ModelRunner(port, vllm_config, **runner_options)
+        runner = ModelRunner(port, vllm_config, groups=groups, **runner_options)
         pipe.send(("ready", runner.weight_report))
         while True:
             command, argument = pipe.recv()
@@ -176,6 +176,8 @@ def _work(
         pass  # the engine is shut down
     except UsageError as error:
         pipe.send(("usage", str(error)))
+    except CannotRun as error:
+        pipe.send(("cannot", str(error)))
     except Exception as error:
         pipe.send(("cannot", f"{type(error).__name__}: {error}"))
     finally:
@@ -184,7 +186,7 @@ def _work(
 
 def _run_step(runner: ModelRunner, step: StepInput, tp_size: int) -> None:
     logits = runner.run(step)
-    if logits is None or get_pp_group().is_first_rank:
+    if logits is None or runner.groups.pp.is_first_rank:
         return
     if dist.get_rank() % tp_size == 0:  # one rank of the last stage speaks for it
         logits = logits.float().contiguous()

@@ -59,9 +59,6 @@ def current_config(max_model_len: int = 256) -> Iterator[VllmConfig]:
 @contextmanager
 def as_rank(rank: int, size: int) -> Iterator[None]:
     """Layers built inside shard themselves as this tensor parallel rank."""
-    previous = distributed._tp_group
-    distributed._tp_group = distributed.Group(tuple(range(size)), rank)
-    try:
+    group = distributed.Group(tuple(range(size)), rank)
+    with distributed.use_groups(distributed.Groups(tp=group)):
         yield
-    finally:
-        distributed._tp_group = previous

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from porter.gap import UsageError
+from porter.gap import CannotRun, UsageError
 from porter.runtime.llm import LLM, SamplingParams
 from tests.runtime.reference import (
     LEARNED_CONFIG,
@@ -67,7 +67,7 @@ def test_prefill_logits_of_a_learned_position_model(
 def test_decoding_follows_the_reference(
     way: str, rope_model: Path, learned_model: Path
 ) -> None:
-    options = WAYS.get(way, {"num_blocks": 24, "block_size": 4})
+    options = WAYS.get(way, {"num_blocks": 30, "block_size": 4})
     for port, folder, logits_of in (
         (ROPE, rope_model, _rope_logits_of),
         (LEARNED, learned_model, _learned_logits_of),
@@ -160,8 +160,8 @@ def test_bfloat16_runs(rope_model: Path) -> None:
     [
         ([], {}, "no tokens"),
         ([1] * 250, {"max_tokens": 10}, "exceeds the model's 256 tokens"),
-        ([1, 199], {}, "token 199 is outside a vocabulary of 199"),
-        ([1, -1], {}, "token -1 is outside"),
+        ([1, 199], {}, "token 199 isn't in the vocabulary of 199"),
+        ([1, -1], {}, "token -1 isn't in"),
     ],
 )
 def test_prompts_that_cannot_run(
@@ -176,6 +176,23 @@ def test_a_cache_too_small_for_a_prompt(rope_model: Path) -> None:
     assert llm.generate([[1] * 20], SamplingParams(max_tokens=13))
     with pytest.raises(UsageError, match="needs more than the cache's 2 blocks of 16"):
         llm.generate([[1] * 20], SamplingParams(max_tokens=14))
+
+
+def test_a_port_that_fails_is_told_with_its_line(
+    rope_model: Path, tmp_path: Path
+) -> None:
+    port = tmp_path / "port.py"
+    text = ROPE.read_text().replace(
+        "        return self.mlp(hidden_states), residual",
+        "        return self.mlp(hidden_states[:, 1:]), residual",
+    )
+    port.write_text(text)
+    line = text[: text.index("[:, 1:]")].count("\n") + 1
+    with pytest.raises(CannotRun, match="port.py:.*the port fails: RuntimeError"):
+        LLM(port, rope_model).prefill_logits([[1, 2]])
+    port.write_text(text.replace("self.mlp(hidden_states[:, 1:])", "1 / 0"))
+    with pytest.raises(CannotRun, match=f"port.py:{line}: .*ZeroDivisionError"):
+        LLM(port, rope_model).prefill_logits([[1, 2]])
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,9 @@ def test_a_failure_of_a_rank_is_told(tmp_path: Path, rope_model: Path) -> None:
         )
     )
     llm = LLM(port, rope_model, tensor_parallel_size=2)
-    with pytest.raises(Exception, match="rank 1: ArithmeticError: rank one gave up"):
+    with pytest.raises(
+        Exception, match="rank 1: .*: ArithmeticError: rank one gave up"
+    ):
         llm.generate([[1, 2]], SamplingParams(max_tokens=1))
     with LLM(ROPE, rope_model, tensor_parallel_size=2) as healthy:
         assert healthy.generate([[1]], SamplingParams(max_tokens=1))

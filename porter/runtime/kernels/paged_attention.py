@@ -49,9 +49,10 @@ def paged_attention(
     """[num_tokens, num_heads, head_size_v].
 
     query: [num_tokens, num_heads, head_size]. key_cache, value_cache:
-    [num_blocks, block_size, num_kv_heads, head_size], with this step's keys and values stored already. Query head h reads kv head
-    h // (num_heads / num_kv_heads). Query i of a sequence with n cached tokens and q
-    queries stands at position n - q + i and sees keys up to there, within the window.
+    [num_blocks, block_size, num_kv_heads, head_size], with this step's keys and values
+    stored already. Query head h reads kv head h // (num_heads / num_kv_heads). Query i
+    of a sequence with n cached tokens and q queries stands at position n - q + i and
+    sees keys up to there, within the window.
     """
     output = query.new_empty(*query.shape[:2], value_cache.shape[-1])
     batched = _decode_batch(key_cache, metadata, options)
