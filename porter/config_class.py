@@ -54,7 +54,9 @@ def _lineage(sources: SourceSet, cls: Class) -> list[Class]:
     for base in cls.bases:
         if isinstance(base, Class):
             line += _lineage(sources, base)
-        elif isinstance(base, External) and base.name.lower().endswith("pretrainedconfig"):
+        elif isinstance(base, External) and base.name.lower().endswith(
+            "pretrainedconfig"
+        ):
             path = transformers_root() / "configuration_utils.py"
             file: SourceFile = sources.load(path)
             for name in ("PreTrainedConfig", "PretrainedConfig"):
@@ -102,7 +104,9 @@ def _class_attribute(name: str, value: ast.expr | None, out: ConfigClass) -> Non
 
 
 def _read_method(method: ast.FunctionDef, out: ConfigClass) -> None:
-    if any(isinstance(d, ast.Name) and d.id == "property" for d in method.decorator_list):
+    if any(
+        isinstance(d, ast.Name) and d.id == "property" for d in method.decorator_list
+    ):
         out.properties.add(method.name)
     defaults = {}
     if method.name == "__init__":

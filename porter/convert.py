@@ -29,8 +29,14 @@ class Port:
     changes: list[Change] = field(repr=False)
 
 
-def convert(source: str | Path, *, arch: str | None = None, text: str | None = None,
-            profile: str = "0.32", config: Path | None = None) -> Port:
+def convert(
+    source: str | Path,
+    *,
+    arch: str | None = None,
+    text: str | None = None,
+    profile: str = "0.32",
+    config: Path | None = None,
+) -> Port:
     """Compile a source: a modeling file, a model folder, or a model_type of transformers.
 
     text: replaces the file's text, in memory. Imports neither torch nor transformers.
@@ -39,7 +45,9 @@ def convert(source: str | Path, *, arch: str | None = None, text: str | None = N
     if profile != "0.32":
         raise UsageError(f"unknown vLLM release {profile!r}: 0.32")
     if config is not None:
-        raise UsageError("--config isn't offered yet: a port keeps the config's branches")
+        raise UsageError(
+            "--config isn't offered yet: a port keeps the config's branches"
+        )
     path, arch = locate(source, arch)
     sources = SourceSet()
     file = sources.load(path, text)
@@ -49,9 +57,16 @@ def convert(source: str | Path, *, arch: str | None = None, text: str | None = N
     header = _header(file, described, again)
     emitted = emit(facts, header)
     name = re.sub(r"^modeling_", "", path.stem)
-    return Port(emitted.text, f"{name}.py", facts.cls.name, facts.config.model_type,
-                described, _report(facts, emitted, changes, described), emitted.origins,
-                changes)
+    return Port(
+        emitted.text,
+        f"{name}.py",
+        facts.cls.name,
+        facts.config.model_type,
+        described,
+        _report(facts, emitted, changes, described),
+        emitted.origins,
+        changes,
+    )
 
 
 def locate(source: str | Path, arch: str | None) -> tuple[Path, str | None]:
@@ -66,8 +81,10 @@ def locate(source: str | Path, arch: str | None) -> tuple[Path, str | None]:
         found = folder / f"modeling_{folder.name}.py"
         if found.is_file():
             return found, arch
-        raise UsageError(f"{source}: no such file, and no model_type of transformers "
-                         f"{transformers_version()}")
+        raise UsageError(
+            f"{source}: no such file, and no model_type of transformers "
+            f"{transformers_version()}"
+        )
     raise UsageError(f"{source}: no such file")
 
 
@@ -124,10 +141,16 @@ def _header(file: SourceFile, described: str, again: str) -> str:
     return "\n".join(lines)
 
 
-def _report(facts: Facts, emitted: Emitted, changes: list[Change], described: str) -> dict:
+def _report(
+    facts: Facts, emitted: Emitted, changes: list[Change], described: str
+) -> dict:
     fused: dict[str, int] = {}
-    names = {"substitute_norms": "norm", "fuse_gate_up": "gate_up",
-             "substitute_rope": "rope", "substitute_attention": "attention"}
+    names = {
+        "substitute_norms": "norm",
+        "fuse_gate_up": "gate_up",
+        "substitute_rope": "rope",
+        "substitute_attention": "attention",
+    }
     for change in changes:
         kind = names.get(change.transform)
         if kind:

@@ -26,7 +26,9 @@ class SourceFile:
     tree: ast.Module
     package: str
     names: dict[str, Any] = field(default_factory=dict)
-    patched: list[int] = field(default_factory=list)  # lines that change what is defined
+    patched: list[int] = field(
+        default_factory=list
+    )  # lines that change what is defined
 
     def gap(self, line: int, what: str, advice: str = "") -> Refused:
         return Refused([Gap(self.shown, line, what, advice)])
@@ -49,7 +51,10 @@ class SourceFile:
         """line -> the comment that stands alone on it."""
         found = {}
         for token in tokenize.generate_tokens(io.StringIO(self.text).readline):
-            if token.type == tokenize.COMMENT and not token.line[: token.start[1]].strip():
+            if (
+                token.type == tokenize.COMMENT
+                and not token.line[: token.start[1]].strip()
+            ):
                 found[token.start[0]] = token.string
         return found
 

@@ -76,9 +76,11 @@ def _is_multiple(size, factor) -> bool:
     if a is not None:
         return False
     quotient = key(arith("floordiv", size, factor))
-    return quotient[0] == "p" and all(
-        exponent > 0 for monomial, _ in quotient[1] for _, exponent in monomial
-    ) or (quotient[0] in ("field", "or_default") and b is None)
+    return (
+        quotient[0] == "p"
+        and all(exponent > 0 for monomial, _ in quotient[1] for _, exponent in monomial)
+        or (quotient[0] in ("field", "or_default") and b is None)
+    )
 
 
 def broadcast(operands: list[Axes]) -> Axes:
@@ -98,7 +100,9 @@ def _meet(candidates: list[Axis]) -> Axis:
         if not best:
             best = axis
         elif not same(axis_size(axis), axis_size(best)):
-            raise AxisError(f"sizes {axis_size(axis)} and {axis_size(best)} don't match")
+            raise AxisError(
+                f"sizes {axis_size(axis)} and {axis_size(best)} don't match"
+            )
         elif roles(axis) != roles(best):
             raise AxisError("a token axis meets another kind of axis of the same size")
         elif _copies(axis) != _copies(best):
@@ -142,7 +146,12 @@ def feature_layout(axes: Axes) -> tuple[bool, list[Axis]]:
             out.append(axis)
         elif len(token_factors) != len(axis):
             raise AxisError("an axis mixes tokens with features")
-    if tokens and not any(has_role(a, "batch") for a in axes) and axes and axes[0] == ():
+    if (
+        tokens
+        and not any(has_role(a, "batch") for a in axes)
+        and axes
+        and axes[0] == ()
+    ):
         out.remove(())
     return tokens, out
 
@@ -155,7 +164,12 @@ def slice_size(start, stop, step, size) -> Any:
     if step in (None, 1):
         return length
     first, every = constant(low), constant(step)
-    if first is not None and every is not None and 0 <= first < every and same(high, size):
+    if (
+        first is not None
+        and every is not None
+        and 0 <= first < every
+        and same(high, size)
+    ):
         return arith("floordiv", size, step)  # sizes divide by the step
     return arith("floordiv", length, step)
 

@@ -53,12 +53,51 @@ _OPERATORS = {
     ast.BitAnd: "bitand",
     ast.BitOr: "bitor",
 }
-_COMPARE = {ast.Eq: "eq", ast.NotEq: "ne", ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt",
-            ast.GtE: "ge"}
-_BUILTINS = {"int", "float", "bool", "str", "len", "range", "enumerate", "zip", "isinstance",
-             "getattr", "hasattr", "tuple", "list", "dict", "slice", "super", "max", "min",
-             "type", "abs", "sum", "print", "any", "all", "callable", "set", "round", "sorted",
-             "reversed", "setattr", "id", "map", "object", "None", "NotImplementedError"}
+_COMPARE = {
+    ast.Eq: "eq",
+    ast.NotEq: "ne",
+    ast.Lt: "lt",
+    ast.LtE: "le",
+    ast.Gt: "gt",
+    ast.GtE: "ge",
+}
+_BUILTINS = {
+    "int",
+    "float",
+    "bool",
+    "str",
+    "len",
+    "range",
+    "enumerate",
+    "zip",
+    "isinstance",
+    "getattr",
+    "hasattr",
+    "tuple",
+    "list",
+    "dict",
+    "slice",
+    "super",
+    "max",
+    "min",
+    "type",
+    "abs",
+    "sum",
+    "print",
+    "any",
+    "all",
+    "callable",
+    "set",
+    "round",
+    "sorted",
+    "reversed",
+    "setattr",
+    "id",
+    "map",
+    "object",
+    "None",
+    "NotImplementedError",
+}
 
 
 class Expressions:
@@ -96,7 +135,11 @@ class Expressions:
         found = self.sources.lookup(env.file, node.id)
         if isinstance(found, ast.expr):
             found = self._module_constant(env, node.id, found)
-        if isinstance(found, Function) and found.node.decorator_list and not found.static:
+        if (
+            isinstance(found, Function)
+            and found.node.decorator_list
+            and not found.static
+        ):
             for decorator in found.node.decorator_list:
                 self.decorate(found, decorator, type(env)(found.file))
         if found is not None:
@@ -153,7 +196,10 @@ class Expressions:
         return Function(node, env.file, None, env)
 
     def on_Slice(self, node, env):
-        parts = [self.eval(p, env) if p else None for p in (node.lower, node.upper, node.step)]
+        parts = [
+            self.eval(p, env) if p else None
+            for p in (node.lower, node.upper, node.step)
+        ]
         return slice(*parts)
 
     def on_Starred(self, node, env):
@@ -230,7 +276,10 @@ class Expressions:
 
     def symbol_attribute(self, obj, name: str):
         inner = unwrap(obj)
-        if inner.op in ("field", "item", "get", "or_default") and name in ("get", "keys"):
+        if inner.op in ("field", "item", "get", "or_default") and name in (
+            "get",
+            "keys",
+        ):
             return ExternalMethod(obj, name)
         if name in ("lower", "upper", "startswith", "endswith", "split", "item"):
             return ExternalMethod(obj, name)
@@ -278,8 +327,10 @@ class Expressions:
         for stmt in reversed(cls.node.body):
             if isinstance(stmt, ast.FunctionDef) and stmt.name == name:
                 fn = self.method(stmt, cls)
-                if any(isinstance(d, ast.Name) and d.id == "property"
-                       for d in stmt.decorator_list):
+                if any(
+                    isinstance(d, ast.Name) and d.id == "property"
+                    for d in stmt.decorator_list
+                ):
                     return self.call_function(fn, [], {}, inst)
                 return fn if inst is None or fn.static else Bound(inst, fn)
             if isinstance(stmt, ast.Assign) and isinstance(stmt.targets[0], ast.Name):
@@ -353,7 +404,11 @@ class Expressions:
             return self._binary_choice(operator, left, right)
         if isinstance(left, Node) or isinstance(right, Node):
             return torch_ops.binary(self, op, left, right)
-        if isinstance(left, (tuple, list)) and isinstance(right, type(left)) and op == "add":
+        if (
+            isinstance(left, (tuple, list))
+            and isinstance(right, type(left))
+            and op == "add"
+        ):
             return left + right  # type: ignore[operator]
         if isinstance(left, SymList) or isinstance(right, SymList):
             raise self.gap("lists of symbolic length can't be joined")
@@ -366,7 +421,9 @@ class Expressions:
         if isinstance(left, str) and not is_symbolic(right):
             return Opaque("a string")
         if not (is_scalar(left) and is_scalar(right)):
-            raise self.gap(f"`{op}` of {type(left).__name__} and {type(right).__name__}")
+            raise self.gap(
+                f"`{op}` of {type(left).__name__} and {type(right).__name__}"
+            )
         if op in ("matmul", "xor", "bitand", "bitor"):
             raise self.gap(f"`{op}` of scalars isn't followed")
         return arith(op, left, right)
@@ -460,8 +517,11 @@ class Expressions:
             return Opaque("a comparison with an unknown value")
         if isinstance(left, (tuple, list)) and isinstance(right, (tuple, list)):
             equal = len(left) == len(right) and all(
-                same(a, b) for a, b in zip(left, right, strict=True))
-            if not equal and (any(map(is_symbolic, left)) or any(map(is_symbolic, right))):
+                same(a, b) for a, b in zip(left, right, strict=True)
+            )
+            if not equal and (
+                any(map(is_symbolic, left)) or any(map(is_symbolic, right))
+            ):
                 return self._shapes_differ(op)
             return equal if isinstance(op, ast.Eq) else not equal
         if not (is_scalar(left) and is_scalar(right)):
@@ -550,7 +610,9 @@ class Expressions:
             if inner.op in ("field", "item", "get", "call", "or_default"):
                 return self.decide(Sym("truthy", (inner,)))
             return True
-        if isinstance(inner, (Module, Cache, Function, Class, External, Config, Activation)):
+        if isinstance(
+            inner, (Module, Cache, Function, Class, External, Config, Activation)
+        ):
             return True
         return bool(inner)
 
@@ -879,9 +941,24 @@ def _present(value):
 
 def _is_message(fn: External) -> bool:
     parts = fn.name.split(".")
-    return parts[-1] in ("warn", "warning", "warning_once", "info", "debug", "print",
-                         "error", "deprecate_kwarg")
+    return parts[-1] in (
+        "warn",
+        "warning",
+        "warning_once",
+        "info",
+        "debug",
+        "print",
+        "error",
+        "deprecate_kwarg",
+    )
 
 
-__all__ = ["LEAVES", "Enumerated", "Expressions", "LayerSlice", "SymList", "SymRange",
-           "Zipped"]
+__all__ = [
+    "LEAVES",
+    "Enumerated",
+    "Expressions",
+    "LayerSlice",
+    "SymList",
+    "SymRange",
+    "Zipped",
+]

@@ -46,7 +46,13 @@ _MASK_ARGS = {
     "config", "inputs_embeds", "input_embeds", "attention_mask", "cache_position",
     "past_key_values", "position_ids", "layer_idx", "allow_is_causal_skip",
 }  # fmt: skip
-_MASK_ORDER = ["config", "inputs_embeds", "attention_mask", "past_key_values", "position_ids"]
+_MASK_ORDER = [
+    "config",
+    "inputs_embeds",
+    "attention_mask",
+    "past_key_values",
+    "position_ids",
+]
 
 
 # -- attributes and items
@@ -70,8 +76,9 @@ def external_item(interp, table: External, index) -> Any:
     if last in ("ACT2FN", "ACT2CLS"):
         if not is_scalar(index):
             raise interp.gap("ACT2FN with a key that can't be followed")
-        return Activation(unwrap(index) if not isinstance(index, str) else index,
-                          interp.span())
+        return Activation(
+            unwrap(index) if not isinstance(index, str) else index, interp.span()
+        )
     if last == "ROPE_INIT_FUNCTIONS":
         return RopeInit(index)
     if last in ("ALL_ATTENTION_FUNCTIONS",):
@@ -96,8 +103,9 @@ class RopeInit(External):
         if extra:
             raise interp.gap(f"rope is initialised with {sorted(extra)}")
         size = Sym("call", ("rope_frequencies",))
-        inv_freq = interp.node("rope_init", (self.rope_type,), (feature_axis(size),),
-                               dtype="float32")
+        inv_freq = interp.node(
+            "rope_init", (self.rope_type,), (feature_axis(size),), dtype="float32"
+        )
         return inv_freq, Sym("rope_scaling", (self.rope_type,))
 
 
@@ -125,8 +133,12 @@ def call(interp, name: str, args: list, kwargs: dict) -> Any:
         return kwargs.get("default", args[1] if len(args) > 1 else None)
     if short == "maybe_autocast":
         return Opaque(short)
-    if short in ("is_torchdynamo_compiling", "is_tracing", "is_flash_attn_available",
-                 "is_torch_available"):
+    if short in (
+        "is_torchdynamo_compiling",
+        "is_tracing",
+        "is_flash_attn_available",
+        "is_torch_available",
+    ):
         return False
     if short == "apply_chunking_to_forward":
         return interp.call(args[0], args[3:], {})
@@ -160,16 +172,20 @@ def mask(interp, kind: str, args: list, kwargs: dict) -> Node:
     given = {**dict(zip(_MASK_ORDER, args, strict=False)), **kwargs}
     extra = {k for k, v in given.items() if k not in _MASK_ARGS and v is not None}
     if extra:
-        raise interp.gap(f"the attention mask is changed by {sorted(extra)}",
-                         "vLLM's attention takes causal and sliding-window masks")
+        raise interp.gap(
+            f"the attention mask is changed by {sorted(extra)}",
+            "vLLM's attention takes causal and sliding-window masks",
+        )
     config = given.get("config")
     if not isinstance(config, Config):
         raise interp.gap("the attention mask is made from another config")
     if given.get("attention_mask") is not None:
         raise interp.gap("the attention mask is changed before it is used")
     if not _is_plain_positions(given.get("position_ids")):
-        raise interp.gap("the attention mask is made from other positions",
-                         "positions that repeat or jump make it mask between them")
+        raise interp.gap(
+            "the attention mask is made from other positions",
+            "positions that repeat or jump make it mask between them",
+        )
     window = None
     if kind != "causal":
         name = "sliding_window" if kind == "sliding" else "attention_chunk_size"
@@ -222,8 +238,10 @@ def _cache_method(interp, name: str, args: list, kwargs: dict) -> Any:
         key_states, value_states = args[0], args[1]
         index = args[2] if len(args) > 2 else kwargs.get("layer_idx")
         if not same(index, LAYER):
-            raise interp.gap("the cache of another layer is written",
-                             "sharing keys and values between layers isn't ported yet")
+            raise interp.gap(
+                "the cache of another layer is written",
+                "sharing keys and values between layers isn't ported yet",
+            )
         return remembered(interp, key_states), remembered(interp, value_states)
     if name in ("get_seq_length", "get_usable_length", "get_past_length"):
         return PAST
@@ -241,7 +259,8 @@ def remembered(interp, states) -> Node:
     if not isinstance(states, Node):
         raise interp.gap("the cache is given something that isn't a tensor")
     axes = tuple(
-        tuple(hist_axis()[0] if f.role == "seq" else f for f in axis) for axis in states.axes
+        tuple(hist_axis()[0] if f.role == "seq" else f for f in axis)
+        for axis in states.axes
     )
     if axes == states.axes or not any(f.role == "hist" for a in axes for f in a):
         raise interp.gap("what is cached has no token axis")
@@ -280,12 +299,21 @@ def _module_method(interp, obj: Module, name: str, args: list, kwargs: dict):
         return None
     if name == "append" and obj.leaf == "torch.nn.ModuleList":
         raise interp.gap("layers appended one by one aren't followed")
-    if name in ("post_init", "apply", "init_weights", "train",
-                "eval", "requires_grad_", "register_load_state_dict_pre_hook"):
+    if name in (
+        "post_init",
+        "apply",
+        "init_weights",
+        "train",
+        "eval",
+        "requires_grad_",
+        "register_load_state_dict_pre_hook",
+    ):
         return None
     if name in ("register_forward_hook", "register_forward_pre_hook"):
-        raise interp.gap("a forward hook changes what a module computes",
-                         "write the change into the module's forward")
+        raise interp.gap(
+            "a forward hook changes what a module computes",
+            "write the change into the module's forward",
+        )
     if name in ("__call__", "forward"):
         return interp.call_module(obj, args, kwargs)
     if name in ("warn_if_padding_and_no_attention_mask", "get_head_mask"):
@@ -394,7 +422,9 @@ def _range(interp, *args):
     from porter.analyze.expressions import SymRange
 
     numbers = [constant(a) for a in args]
-    if all(n is not None and not is_symbolic(a) for n, a in zip(numbers, args, strict=True)):
+    if all(
+        n is not None and not is_symbolic(a) for n, a in zip(numbers, args, strict=True)
+    ):
         return range(*[int(n) for n in numbers])
     if len(args) == 1:
         return SymRange(0, args[0])
@@ -430,8 +460,15 @@ def _isinstance(interp, x, kinds):
 def _is_kind(interp, x, kind) -> bool:
     name = kind.name if isinstance(kind, External) else getattr(kind, "name", "")
     short = name.rsplit(".", 1)[-1]
-    plain = {"int": int, "float": float, "str": str, "dict": dict, "list": list,
-             "tuple": tuple, "bool": bool}
+    plain = {
+        "int": int,
+        "float": float,
+        "str": str,
+        "dict": dict,
+        "list": list,
+        "tuple": tuple,
+        "bool": bool,
+    }
     inner = unwrap(x)
     if isinstance(inner, Sym):
         raise interp.gap("the type of a config value decides here")
@@ -553,8 +590,10 @@ def _sum(interp, x):
 
 
 def compare_dtypes(interp, op, left, right):
-    tags = [torch_ops.dtype_tag(interp, d)[0] if d is not None else "none"
-            for d in (left, right)]
+    tags = [
+        torch_ops.dtype_tag(interp, d)[0] if d is not None else "none"
+        for d in (left, right)
+    ]
     if tags[0] == tags[1]:
         equal: Any = True
     elif None in tags:

@@ -90,8 +90,10 @@ class Interpreter(Expressions, Statements):
         building = self.under_construction[-1] if self.under_construction else None
         frame_key = id(self.frame), id(self.loop), id(building)
         parts = tuple(_arg_key(a) for a in (*args, *attrs.values()))
-        sizes = () if parts and any(isinstance(a, Node) for a in args) else tuple(
-            key(ax.axis_size(a)) for a in axes
+        sizes = (
+            ()
+            if parts and any(isinstance(a, Node) for a in args)
+            else tuple(key(ax.axis_size(a)) for a in axes)
         )
         identity = (op, frame_key, parts, tuple(attrs), _dtype_key(dtype), sizes)
         found = self.cse.get(identity)
@@ -112,8 +114,10 @@ class Interpreter(Expressions, Statements):
     def elementwise(self, op: str, *args, dtype=None, **attrs) -> Node:
         tensors = [a for a in args if isinstance(a, Node)]
         if any(isinstance(a, Sym) and contains(a, "runtime") for a in args):
-            raise self.gap("the number of tokens is used as a value",
-                           "vLLM batches tokens of several sequences")
+            raise self.gap(
+                "the number of tokens is used as a value",
+                "vLLM batches tokens of several sequences",
+            )
         try:
             axes = ax.broadcast([t.axes for t in tensors])
         except ax.AxisError as error:
@@ -192,8 +196,10 @@ class Interpreter(Expressions, Statements):
         if a is b or (is_scalar(a) and is_scalar(b) and same(a, b)):
             return a
         if contains(cond, "runtime") and (_has_node(a) or _has_node(b)):
-            raise self.gap("a branch depends on the number of tokens",
-                           "vLLM batches tokens of several sequences")
+            raise self.gap(
+                "a branch depends on the number of tokens",
+                "vLLM batches tokens of several sequences",
+            )
         if isinstance(a, Node) and isinstance(b, Node):
             return self._join_nodes(cond, a, b)
         if is_scalar(a) and is_scalar(b):
@@ -205,7 +211,8 @@ class Interpreter(Expressions, Statements):
             if isinstance(a, dict):
                 keys = [*a, *(k for k in b if k not in a)]
                 return {
-                    k: self.join(cond, a.get(k, MISSING), b.get(k, MISSING)) for k in keys
+                    k: self.join(cond, a.get(k, MISSING), b.get(k, MISSING))
+                    for k in keys
                 }
             if isinstance(a, Output):
                 return Output(self.join(cond, a.fields, b.fields))
@@ -275,7 +282,9 @@ class Interpreter(Expressions, Statements):
         for special in ("__call__", "__getattr__", "__setattr__", "_call_impl"):
             found = self.find_method(inst, special)
             if found is not None:
-                raise found.file.gap(found.node.lineno, f"a module with its own `{special}`")
+                raise found.file.gap(
+                    found.node.lineno, f"a module with its own `{special}`"
+                )
         forward = self.find_method(inst, "forward")
         if forward is None:
             if inst.leaf and is_leaf(inst.leaf):
@@ -285,7 +294,9 @@ class Interpreter(Expressions, Statements):
             return self.call_function(forward, args, kwargs, inst)
         return self.call_in_frame(inst, forward, args, kwargs)
 
-    def call_in_frame(self, inst: Module, fn: Function, args: list, kwargs: dict) -> Any:
+    def call_in_frame(
+        self, inst: Module, fn: Function, args: list, kwargs: dict
+    ) -> Any:
         frame = Frame(inst, self.frame, self.span(), fn.name)
         self.frames.append(frame)
         saved, saved_depth = self.frame, self.depth
@@ -321,7 +332,9 @@ class Interpreter(Expressions, Statements):
                 if isinstance(stmt, ast.FunctionDef) and stmt.name == name:
                     return self.method(stmt, cls)
                 if isinstance(stmt, ast.Assign) and name in _assigned(stmt):
-                    raise cls.file.gap(stmt.lineno, f"`{name}` is assigned in the class body")
+                    raise cls.file.gap(
+                        stmt.lineno, f"`{name}` is assigned in the class body"
+                    )
         return None
 
     def method(self, stmt: ast.FunctionDef, cls: Class) -> Function:
@@ -332,7 +345,10 @@ class Interpreter(Expressions, Statements):
 
     def decorate(self, fn: Function, decorator: ast.expr, env: Env) -> None:
         target = decorator.func if isinstance(decorator, ast.Call) else decorator
-        if isinstance(target, ast.Name) and target.id in ("staticmethod", "classmethod"):
+        if isinstance(target, ast.Name) and target.id in (
+            "staticmethod",
+            "classmethod",
+        ):
             fn.static = True
             return
         if isinstance(target, ast.Name) and target.id == "property":

@@ -37,7 +37,9 @@ def find_causal_lm(sources: SourceSet, file: SourceFile, arch: str | None) -> Cl
 
     Raises UsageError where there is none, or several and no --arch.
     """
-    classes = [v for v in file.names.values() if isinstance(v, Class) and v.file is file]
+    classes = [
+        v for v in file.names.values() if isinstance(v, Class) and v.file is file
+    ]
     if arch is not None:
         for cls in classes:
             if cls.name == arch:
@@ -48,7 +50,9 @@ def find_causal_lm(sources: SourceSet, file: SourceFile, arch: str | None) -> Cl
     if not found:
         for cls in classes:
             sources.lookup(file, cls.name)
-            bases = [b.name for c in lineage(cls) for b in c.bases if isinstance(b, External)]
+            bases = [
+                b.name for c in lineage(cls) for b in c.bases if isinstance(b, External)
+            ]
             if any(b.endswith("GenerationMixin") for b in bases) and _has_forward(cls):
                 found.append(cls)
     if not found:
@@ -57,12 +61,16 @@ def find_causal_lm(sources: SourceSet, file: SourceFile, arch: str | None) -> Cl
         )
     if len(found) > 1:
         names = ", ".join(c.name for c in found)
-        raise UsageError(f"{file.shown}: several causal LMs: {names}; choose with --arch")
+        raise UsageError(
+            f"{file.shown}: several causal LMs: {names}; choose with --arch"
+        )
     return found[0]
 
 
 def _has_forward(cls: Class) -> bool:
-    return any(isinstance(s, ast.FunctionDef) and s.name == "forward" for s in cls.node.body)
+    return any(
+        isinstance(s, ast.FunctionDef) and s.name == "forward" for s in cls.node.body
+    )
 
 
 def find_config_class(sources: SourceSet, cls: Class) -> ConfigClass:
@@ -103,8 +111,11 @@ def _config_from(sources: SourceSet, cls: Class, name) -> ConfigClass | None:
 def analyze(sources: SourceSet, file: SourceFile, arch: str | None) -> Facts:
     cls = find_causal_lm(sources, file, arch)
     if file.patched:
-        raise file.gap(file.patched[0], "the file changes its definitions after making them",
-                       "write the change into the class or function itself")
+        raise file.gap(
+            file.patched[0],
+            "the file changes its definitions after making them",
+            "write the change into the class or function itself",
+        )
     fields = find_config_class(sources, cls)
     config = Config(("config",), fields)
     interp = Interpreter(sources, file, config)
@@ -113,7 +124,9 @@ def analyze(sources: SourceSet, file: SourceFile, arch: str | None) -> Facts:
     forward = interp.find_method(root, "forward")
     if forward is None:
         raise file.gap(cls.node.lineno, f"{cls.name} has no forward")
-    input_ids = Node("input_ids", (), {}, (batch_axis(), seq_axis()), None, interp.span())
+    input_ids = Node(
+        "input_ids", (), {}, (batch_axis(), seq_axis()), None, interp.span()
+    )
     input_ids.dtype = "int64"
     interp.line = forward.node.lineno
     given: dict[str, Any] = {"input_ids": input_ids}
@@ -125,14 +138,26 @@ def analyze(sources: SourceSet, file: SourceFile, arch: str | None) -> Facts:
     if isinstance(logits, tuple):
         logits = logits[0]
     if not isinstance(logits, Node):
-        raise file.gap(forward.node.lineno, "forward returns no logits that can be followed")
+        raise file.gap(
+            forward.node.lineno, "forward returns no logits that can be followed"
+        )
     for node in walk([logits]):
         if node.op == "seq_index":
-            raise Refused([Gap(node.span.file, node.span.line,
-                               "tokens are numbered from 0 at every step",
-                               "positions must count the tokens before: add the cache's length")])
+            raise Refused(
+                [
+                    Gap(
+                        node.span.file,
+                        node.span.line,
+                        "tokens are numbered from 0 at every step",
+                        "positions must count the tokens before: add the cache's length",
+                    )
+                ]
+            )
     facts = Facts(file, sources, cls, fields, root, interp.frames[0], logits, interp)
-    for name in ("_tied_weights_keys", "base_model_prefix",
-                 "_keys_to_ignore_on_load_unexpected"):
+    for name in (
+        "_tied_weights_keys",
+        "base_model_prefix",
+        "_keys_to_ignore_on_load_unexpected",
+    ):
         facts.class_values[name] = interp.class_attribute(cls, name)
     return facts

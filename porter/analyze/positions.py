@@ -16,8 +16,13 @@ def positions(interp, axes) -> Node:
     saved = interp.frame, interp.loop
     interp.frame = interp.loop = None
     try:
-        return interp.node("positions", (), axes, dtype="int64",
-                           rank=tuple(f.role for a in axes for f in a))
+        return interp.node(
+            "positions",
+            (),
+            axes,
+            dtype="int64",
+            rank=tuple(f.role for a in axes for f in a),
+        )
     finally:
         interp.frame, interp.loop = saved
 
@@ -26,8 +31,9 @@ def arange(interp, start, stop, step) -> Node | None:
     if constant(step) != 1:
         return None
     if same(start, 0) and same(stop, SEQ):
-        return interp.node("seq_index", (), (seq_axis(),), dtype="int64",
-                           line=interp.line)
+        return interp.node(
+            "seq_index", (), (seq_axis(),), dtype="int64", line=interp.line
+        )
     if same(start, PAST) and same(stop, arith("add", PAST, SEQ)):
         return positions(interp, (seq_axis(),))
     return None
@@ -38,7 +44,11 @@ def shift(interp, op: str, left, right) -> Node | None:
     if op != "add":
         return None
     for index, other in ((left, right), (right, left)):
-        if isinstance(index, Node) and not isinstance(other, Node) and same(other, PAST):
+        if (
+            isinstance(index, Node)
+            and not isinstance(other, Node)
+            and same(other, PAST)
+        ):
             base, axes = index, index.axes
             if base.op == "rearrange":
                 base = base.args[0]

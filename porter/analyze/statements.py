@@ -37,7 +37,6 @@ class Statements:
     """The statement half of the interpreter."""
 
     if TYPE_CHECKING:
-
         loop: Loop | None
 
         def __getattr__(self, name: str) -> Any:
@@ -124,8 +123,16 @@ class Statements:
             value = self.eval(callee, env)
             name = value.name if isinstance(value, External) else ""
             last = name.rsplit(".", 1)[-1]
-            if last not in ("no_grad", "autocast", "maybe_autocast", "device", "inference_mode"):
-                raise self.gap(f"the context manager `{ast.unparse(context)}` isn't known")
+            if last not in (
+                "no_grad",
+                "autocast",
+                "maybe_autocast",
+                "device",
+                "inference_mode",
+            ):
+                raise self.gap(
+                    f"the context manager `{ast.unparse(context)}` isn't known"
+                )
         return self.run_block(stmt.body, env)
 
     def do_Try(self, stmt, env):
@@ -155,8 +162,10 @@ class Statements:
                 if scope is env and name == own:
                     continue
                 if any(_shares_storage(value, n) for n in iter_nodes(other)):
-                    raise self.gap(f"an in-place change that `{name}` sees as well",
-                                   "write it as `x = x + y`")
+                    raise self.gap(
+                        f"an in-place change that `{name}` sees as well",
+                        "write it as `x = x + y`",
+                    )
 
     def assign(self, target: ast.expr, value, env) -> None:
         if isinstance(target, ast.Name):
@@ -188,7 +197,9 @@ class Statements:
             tail = len(target.elts) - head - 1
             middle = list(items[head : len(items) - tail])
             items = [*items[:head], middle, *items[len(items) - tail :]]
-            targets = [t.value if isinstance(t, ast.Starred) else t for t in target.elts]
+            targets = [
+                t.value if isinstance(t, ast.Starred) else t for t in target.elts
+            ]
         else:
             targets = target.elts
         if len(items) != len(targets):
@@ -218,7 +229,9 @@ class Statements:
         elif isinstance(obj, Node) and name in ("requires_grad", "data"):
             return
         elif not isinstance(obj, Opaque):
-            raise self.gap(f"setting `.{name}` of a {type(obj).__name__} isn't followed")
+            raise self.gap(
+                f"setting `.{name}` of a {type(obj).__name__} isn't followed"
+            )
 
     # -- branches
 
@@ -293,7 +306,9 @@ class Statements:
         with self.assuming(cond, not holds):
             signal = self.run_block(rest, env)
         if not isinstance(signal, Returned):
-            raise self.gap("an early return under a config condition isn't followed here")
+            raise self.gap(
+                "an early return under a config condition isn't followed here"
+            )
         a, b = leaving.signal.value, signal.value
         return Returned(self.join(cond, a, b) if holds else self.join(cond, b, a))
 
@@ -329,8 +344,9 @@ class Statements:
             init = env.vars[name]
             if isinstance(init, Node):
                 self.loop = loop
-                entry = self.node("loop_entry", (), init.axes, dtype=init.dtype, loop=loop,
-                                  name=name)
+                entry = self.node(
+                    "loop_entry", (), init.axes, dtype=init.dtype, loop=loop, name=name
+                )
                 self.loop = None
                 self.hint(entry, name, env)
                 carried[name] = (entry, init)
@@ -356,8 +372,9 @@ class Statements:
                 raise self.gap(f"`{name}` changes its kind over the layers")
             if len(result.axes) != len(init.axes):
                 raise self.gap(f"`{name}` changes its shape over the layers")
-            exit_ = self.node("loop_exit", (), init.axes, dtype=result.dtype, loop=loop,
-                              name=name)
+            exit_ = self.node(
+                "loop_exit", (), init.axes, dtype=result.dtype, loop=loop, name=name
+            )
             self.hint(exit_, name, env)
             loop.carried.append((entry, init, result, exit_))
             env.vars[name] = exit_
@@ -388,7 +405,9 @@ class Statements:
         if isinstance(value, Node):
             return self.unbind_first(value)
         if isinstance(value, Module) and value.leaf == "torch.nn.ModuleList":
-            raise self.gap("the modules of a list are used in a way that isn't followed")
+            raise self.gap(
+                "the modules of a list are used in a way that isn't followed"
+            )
         raise self.gap(f"a {type(value).__name__} can't be unpacked here")
 
     def unbind_first(self, value: Node) -> list:

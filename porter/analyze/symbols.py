@@ -396,7 +396,6 @@ def _render_not(inner, name) -> tuple[str, int]:
     return f"not {text(inner, name, 3)}", 3
 
 
-
 def simplify(x):
     """An equal expression of fewer parts: sizes multiplied out and cancelled."""
     inner = unwrap(x)

@@ -11,7 +11,11 @@ _REQUIRED = object()
 
 # Constructor parameters in order, with defaults.
 LEAVES: dict[str, dict[str, Any]] = {
-    "torch.nn.Linear": {"in_features": _REQUIRED, "out_features": _REQUIRED, "bias": True},
+    "torch.nn.Linear": {
+        "in_features": _REQUIRED,
+        "out_features": _REQUIRED,
+        "bias": True,
+    },
     "torch.nn.Embedding": {
         "num_embeddings": _REQUIRED,
         "embedding_dim": _REQUIRED,
@@ -62,11 +66,15 @@ def bind_leaf(interp, inst: Module, args: list, kwargs: dict) -> None:
             if isinstance(item, Module):
                 item.owner, item.name = inst, str(i)
         return
-    kwargs = {k: v for k, v in kwargs.items() if k not in ("device", "dtype", "_weight")}
+    kwargs = {
+        k: v for k, v in kwargs.items() if k not in ("device", "dtype", "_weight")
+    }
     bound = dict(zip(spec, args, strict=False))
     unknown = [k for k in kwargs if k not in spec]
     if unknown or len(args) > len(spec):
-        raise interp.gap(f"`{inst.leaf}` is built with {unknown or 'too many arguments'}")
+        raise interp.gap(
+            f"`{inst.leaf}` is built with {unknown or 'too many arguments'}"
+        )
     bound.update(kwargs)
     for name, default in spec.items():
         if name not in bound:
@@ -85,7 +93,9 @@ def fill_module_list(interp, inst: Module, modules) -> None:
     if isinstance(modules, SymList):
         element = modules.element
         if not isinstance(element, Module):
-            raise interp.gap("a ModuleList whose elements differ by layer isn't followed")
+            raise interp.gap(
+                "a ModuleList whose elements differ by layer isn't followed"
+            )
         element.owner, element.name = inst, "*"
         inst.element, inst.count = element, modules.count
         return
@@ -113,7 +123,9 @@ def call_leaf(interp, inst: Module, args: list, kwargs: dict) -> Any:
     if leaf in ("torch.nn.Dropout", "torch.nn.Identity"):
         return x
     if leaf in _ACTIVATIONS:
-        return activation_op(interp, _ACTIVATIONS[leaf], x, inst.args.get("approximate"))
+        return activation_op(
+            interp, _ACTIVATIONS[leaf], x, inst.args.get("approximate")
+        )
     if leaf == "torch.nn.Linear":
         return linear(interp, inst, x)
     if leaf == "torch.nn.Embedding":

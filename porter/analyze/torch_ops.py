@@ -34,17 +34,61 @@ UNARY = {
     "silu", "erf", "square", "reciprocal", "softplus", "logsigmoid", "log1p", "expm1",
     "relu6", "mish", "elu", "hardtanh", "floor", "ceil", "round", "sign", "log2", "atan",
 }  # fmt: skip
-BINARY = {"add", "sub", "mul", "truediv", "pow", "floordiv", "mod", "maximum", "minimum"}
-_ALIASES = {"div": "truediv", "multiply": "mul", "subtract": "sub", "true_divide": "truediv",
-            "divide": "truediv", "floor_divide": "floordiv", "remainder": "mod",
-            "max": "maximum", "min": "minimum"}
+BINARY = {
+    "add",
+    "sub",
+    "mul",
+    "truediv",
+    "pow",
+    "floordiv",
+    "mod",
+    "maximum",
+    "minimum",
+}
+_ALIASES = {
+    "div": "truediv",
+    "multiply": "mul",
+    "subtract": "sub",
+    "true_divide": "truediv",
+    "divide": "truediv",
+    "floor_divide": "floordiv",
+    "remainder": "mod",
+    "max": "maximum",
+    "min": "minimum",
+}
 REDUCTIONS = {"mean", "sum", "amax", "amin", "var", "std", "prod", "logsumexp"}
-_DTYPES = {"float": "float32", "float32": "float32", "half": "float16", "float16": "float16",
-           "bfloat16": "bfloat16", "float64": "float64", "double": "float64",
-           "long": "int64", "int64": "int64", "int": "int32", "int32": "int32",
-           "bool": "bool"}
-_MIXERS = {"cumsum", "cumprod", "flip", "roll", "sort", "argsort", "cummax", "unfold",
-           "topk", "argmax", "max", "min", "median", "fft", "diff", "kthvalue"}
+_DTYPES = {
+    "float": "float32",
+    "float32": "float32",
+    "half": "float16",
+    "float16": "float16",
+    "bfloat16": "bfloat16",
+    "float64": "float64",
+    "double": "float64",
+    "long": "int64",
+    "int64": "int64",
+    "int": "int32",
+    "int32": "int32",
+    "bool": "bool",
+}
+_MIXERS = {
+    "cumsum",
+    "cumprod",
+    "flip",
+    "roll",
+    "sort",
+    "argsort",
+    "cummax",
+    "unfold",
+    "topk",
+    "argmax",
+    "max",
+    "min",
+    "median",
+    "fft",
+    "diff",
+    "kthvalue",
+}
 
 
 def dtype_of(name: str) -> Dtype | None:
@@ -64,8 +108,12 @@ def call(interp, name: str, args: list, kwargs: dict) -> Any:
     made = _creation(interp, short, args, kwargs)
     if made is not NotImplemented:
         return made
-    if args and isinstance(args[0], Node) or short in ("cat", "stack", "where", "einsum",
-                                                       "concat", "concatenate", "outer"):
+    if (
+        args
+        and isinstance(args[0], Node)
+        or short
+        in ("cat", "stack", "where", "einsum", "concat", "concatenate", "outer")
+    ):
         return operate(interp, short, args, kwargs, name)
     if kwargs and isinstance(next(iter(kwargs.values())), Node):
         first = next(iter(kwargs))
@@ -160,13 +208,16 @@ def comparison(interp, op: str, left, right) -> Node:
 def activation(interp, act: Activation, x) -> Node:
     if not isinstance(x, Node):
         raise interp.gap("an activation of something that isn't a tensor")
-    return interp.node("act", (x,), x.axes, dtype=x.dtype, name=act.name, activation=act)
+    return interp.node(
+        "act", (x,), x.axes, dtype=x.dtype, name=act.name, activation=act
+    )
 
 
 def activation_op(interp, name: str, x: Node, approximate=None) -> Node:
     if name == "gelu":
-        return interp.node("gelu", (x,), x.axes, dtype=x.dtype,
-                           approximate=approximate or "none")
+        return interp.node(
+            "gelu", (x,), x.axes, dtype=x.dtype, approximate=approximate or "none"
+        )
     return interp.elementwise(name, x)
 
 
@@ -206,7 +257,9 @@ def rsub(interp, x, other):
 
 
 def addcmul(interp, x, a, b, value=1):
-    return binary(interp, "add", x, binary(interp, "mul", binary(interp, "mul", a, b), value))
+    return binary(
+        interp, "add", x, binary(interp, "mul", binary(interp, "mul", a, b), value)
+    )
 
 
 # -- dtypes
@@ -290,7 +343,9 @@ def rearranged(interp, x: Node, make, repeat: bool = False) -> Node:
     try:
         axes = tuple(make())
     except ax.AxisError as error:
-        raise interp.gap(f"{error}", "the sizes of this view can't be proved") from error
+        raise interp.gap(
+            f"{error}", "the sizes of this view can't be proved"
+        ) from error
     for axis in axes:
         if has_role(axis, "seq") and any(not f.role for f in axis):
             raise _mixes(interp, "a view that folds features into the tokens")
@@ -299,8 +354,13 @@ def rearranged(interp, x: Node, make, repeat: bool = False) -> Node:
         base = x.args[0]
     if axes == base.axes:
         return base
-    return interp.node("rearrange", (base,), axes, dtype=x.dtype,
-                       layout=tuple(tuple(id(f) for f in a) for a in axes))
+    return interp.node(
+        "rearrange",
+        (base,),
+        axes,
+        dtype=x.dtype,
+        layout=tuple(tuple(id(f) for f in a) for a in axes),
+    )
 
 
 def transpose(interp, x, dim0, dim1):
@@ -322,7 +382,9 @@ def permute(interp, x, *dims):
     dims = tuple(_flat_sizes(interp, dims))
     if len(dims) != len(x.axes):
         raise interp.gap("`permute` with another number of axes")
-    return rearranged(interp, x, lambda: [x.axes[ax.normalize(d, len(dims))] for d in dims])
+    return rearranged(
+        interp, x, lambda: [x.axes[ax.normalize(d, len(dims))] for d in dims]
+    )
 
 
 def unsqueeze(interp, x, dim):
@@ -354,7 +416,11 @@ def unflatten(interp, x, dim, sizes):
     at = ax.normalize(dim, len(x.axes))
 
     def make():
-        return [*x.axes[:at], *ax.reshape((x.axes[at],), list(sizes)), *x.axes[at + 1 :]]
+        return [
+            *x.axes[:at],
+            *ax.reshape((x.axes[at],), list(sizes)),
+            *x.axes[at + 1 :],
+        ]
 
     return rearranged(interp, x, make)
 
@@ -480,8 +546,14 @@ def narrow(interp, x: Node, dim: int, start, stop, step=None) -> Node:
     axes = (*x.axes[:dim], feature_axis(length), *x.axes[dim + 1 :])
     if not same(length, 1) and axes[dim] == ():
         raise interp.gap("a slice of unknown size")
-    return interp.node("slice", (x, low, high), axes, dtype=x.dtype, dim=dim - len(x.axes),
-                       step=step if step is not None else 1)
+    return interp.node(
+        "slice",
+        (x, low, high),
+        axes,
+        dtype=x.dtype,
+        dim=dim - len(x.axes),
+        step=step if step is not None else 1,
+    )
 
 
 def _narrow_tokens(interp, x, axis):
@@ -501,8 +573,13 @@ def select(interp, x: Node, dim: int, at) -> Node:
     forbid_tokens(interp, axis, "taking one item")
     if at < 0:
         at = arith("add", axis_size(axis), at)
-    return interp.node("select", (x, at), (*x.axes[:dim], *x.axes[dim + 1 :]),
-                       dtype=x.dtype, dim=dim - len(x.axes))
+    return interp.node(
+        "select",
+        (x, at),
+        (*x.axes[:dim], *x.axes[dim + 1 :]),
+        dtype=x.dtype,
+        dim=dim - len(x.axes),
+    )
 
 
 def chunk(interp, x: Node, chunks, dim=0):
@@ -556,16 +633,19 @@ def cat(interp, tensors, dim=0, axis=None):
         forbid_tokens(interp, x.axes[at], "`cat`")
         size = arith("add", size, axis_size(x.axes[at]))
     try:
-        rest = [ax.broadcast([(t.axes[i],) for t in tensors])[0] if i != at else ()
-                for i in range(len(tensors[0].axes))]
+        rest = [
+            ax.broadcast([(t.axes[i],) for t in tensors])[0] if i != at else ()
+            for i in range(len(tensors[0].axes))
+        ]
     except (ax.AxisError, IndexError) as error:
         raise interp.gap(f"`cat`: {error}") from error
     from porter.analyze.interpreter import promote
 
     rest[at] = feature_axis(size)
     rank = len(rest)
-    return interp.node("cat", (tuple(tensors),), tuple(rest), dtype=promote(tensors),
-                       dim=at - rank)
+    return interp.node(
+        "cat", (tuple(tensors),), tuple(rest), dtype=promote(tensors), dim=at - rank
+    )
 
 
 def stack(interp, tensors, dim=0):
@@ -574,8 +654,10 @@ def stack(interp, tensors, dim=0):
 
 
 def pad(interp, x, *args, **kwargs):
-    raise interp.gap("`pad` isn't followed",
-                     "padding along the tokens mixes them; along features rewrite it as cat")
+    raise interp.gap(
+        "`pad` isn't followed",
+        "padding along the tokens mixes them; along features rewrite it as cat",
+    )
 
 
 # -- contractions and reductions
@@ -604,7 +686,11 @@ def matmul(interp, a: Node, b: Node) -> Node:
 
 def linear(interp, x, weight, bias=None):
     owner = weight.attrs.get("module") if isinstance(weight, Node) else None
-    if owner is not None and weight.op == "leaf_parameter" and owner.leaf == "torch.nn.Linear":
+    if (
+        owner is not None
+        and weight.op == "leaf_parameter"
+        and owner.leaf == "torch.nn.Linear"
+    ):
         own_bias = isinstance(bias, Node) and bias.attrs.get("module") is owner
         if own_bias or (bias is None and owner.args["bias"] is False):
             from porter.analyze.torch_modules import linear as call_linear
@@ -637,10 +723,17 @@ def reduce(interp, name: str, x: Node, dim=None, keepdim=False, **kwargs) -> Nod
     axes = [() if i in at else a for i, a in enumerate(x.axes)]
     if keepdim is not True:
         axes = [a for i, a in enumerate(axes) if i not in at]
-    return interp.node("reduce", (x,), tuple(axes), dtype=x.dtype, fn=name,
-                       dim=at[0] - len(x.axes), keepdim=keepdim is True,
-                       p=kwargs.get("p"),
-                       unbiased=kwargs.get("unbiased", kwargs.get("correction")))
+    return interp.node(
+        "reduce",
+        (x,),
+        tuple(axes),
+        dtype=x.dtype,
+        fn=name,
+        dim=at[0] - len(x.axes),
+        keepdim=keepdim is True,
+        p=kwargs.get("p"),
+        unbiased=kwargs.get("unbiased", kwargs.get("correction")),
+    )
 
 
 def vector_norm(interp, x: Node, p=2, dim=None, keepdim=False) -> Node:
@@ -699,20 +792,35 @@ def _along_features(name: str, *names: str):
                 raise interp.gap(f"`{name}` over all elements isn't followed")
         at, given = parse(interp, x, *args, **kwargs)
         values = tuple(given.items())
-        return interp.node("along", (x, *(v for _, v in values)), x.axes, dtype=x.dtype,
-                           fn=name, dim=at - len(x.axes), names=tuple(k for k, _ in values))
+        return interp.node(
+            "along",
+            (x, *(v for _, v in values)),
+            x.axes,
+            dtype=x.dtype,
+            fn=name,
+            dim=at - len(x.axes),
+            names=tuple(k for k, _ in values),
+        )
 
     return fn
 
 
 def add(interp, x, other, alpha=1):
-    return binary(interp, "add", x, binary(interp, "mul", other, alpha)
-                  if constant(alpha) != 1 else other)
+    return binary(
+        interp,
+        "add",
+        x,
+        binary(interp, "mul", other, alpha) if constant(alpha) != 1 else other,
+    )
 
 
 def sub(interp, x, other, alpha=1):
-    return binary(interp, "sub", x, binary(interp, "mul", other, alpha)
-                  if constant(alpha) != 1 else other)
+    return binary(
+        interp,
+        "sub",
+        x,
+        binary(interp, "mul", other, alpha) if constant(alpha) != 1 else other,
+    )
 
 
 def conv1d(interp, x, *args, **kwargs):
@@ -766,13 +874,19 @@ def numel(interp, x: Node):
 
 
 def tensor_truth(interp, x: Node):
-    raise interp.gap("a branch depends on the values of a tensor",
-                     "a compiled model can't branch on data")
+    raise interp.gap(
+        "a branch depends on the values of a tensor",
+        "a compiled model can't branch on data",
+    )
 
 
 def leaf_parameter(interp, module: Module, name: str):
     args = module.args
-    if name == "bias" and module.leaf != "torch.nn.Embedding" and args.get("bias") is False:
+    if (
+        name == "bias"
+        and module.leaf != "torch.nn.Embedding"
+        and args.get("bias") is False
+    ):
         return None
     if module.leaf == "torch.nn.Linear":
         axes: Axes = (
@@ -781,7 +895,10 @@ def leaf_parameter(interp, module: Module, name: str):
         )
         axes = axes if name == "weight" else axes[:1]
     elif module.leaf == "torch.nn.Embedding":
-        axes = (feature_axis(args["num_embeddings"]), feature_axis(args["embedding_dim"]))
+        axes = (
+            feature_axis(args["num_embeddings"]),
+            feature_axis(args["embedding_dim"]),
+        )
     else:
         shape = args.get("normalized_shape")
         axes = (feature_axis(shape),)
@@ -807,7 +924,12 @@ def _creation(interp, short: str, args: list, kwargs: dict):
         return interp.node("fill", (value,), args[0].axes, dtype=args[0].dtype)
     if short in ("Parameter", "Buffer"):
         return args[0]
-    if short in ("is_grad_enabled", "is_tracing", "is_autocast_enabled", "is_compiling"):
+    if short in (
+        "is_grad_enabled",
+        "is_tracing",
+        "is_autocast_enabled",
+        "is_compiling",
+    ):
         return False
     if short == "device":
         return DEVICE
@@ -855,7 +977,9 @@ def arange(interp, *args, **kwargs):
     if constant(step) != 1:
         length = arith("floordiv", length, step)
     tag = dtype_tag(interp, dtype)[0] if dtype is not None else "int64"
-    return interp.node("arange", (start, stop, step), (feature_axis(length),), dtype=tag)
+    return interp.node(
+        "arange", (start, stop, step), (feature_axis(length),), dtype=tag
+    )
 
 
 def _math(interp, short: str, args: list):

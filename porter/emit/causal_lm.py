@@ -66,8 +66,14 @@ def container(inst: Module, child: str, made: str, compiled: bool) -> Generated:
 class CausalLMWriter:
     """Writes the root class: head, logits, weights."""
 
-    def __init__(self, classes: ClassSet, trunk: Trunk, plan: WeightPlan, tied: str | None,
-                 checks: list[str]):
+    def __init__(
+        self,
+        classes: ClassSet,
+        trunk: Trunk,
+        plan: WeightPlan,
+        tied: str | None,
+        checks: list[str],
+    ):
         self.classes, self.trunk, self.plan = classes, trunk, plan
         self.tied, self.checks = tied, checks
         self.graph, self.facts = classes.graph, classes.graph.facts
@@ -79,8 +85,13 @@ class CausalLMWriter:
         logits = self._compute_logits()
         span = [self.facts.frame.span]
         child = self.trunk.inst.path[0]
-        lines = [Line(f"class {self.inst.kind}(nn.Module, SupportsLoRA, SupportsPP, "
-                      "SupportsQuant):", span)]
+        lines = [
+            Line(
+                f"class {self.inst.kind}(nn.Module, SupportsLoRA, SupportsPP, "
+                "SupportsQuant):",
+                span,
+            )
+        ]
         lines += self._attributes() + self._constructor(child)
         lines.append(Line("\n" + _FORWARD.format(child=child, default=" = None"), span))
         lines += [Line(""), *logits, Line("")]
@@ -110,12 +121,23 @@ class CausalLMWriter:
             body.line(f"return {body.ensure(top)}")
         text = "\n".join(line.text for line in body.lines)
         if "positions" in text or "input_ids" in text:
-            raise Refused([Gap(top.span.file, top.span.line,
-                               "the head reads more than the hidden states")])
-        signature = ("    def compute_logits(self, hidden_states: torch.Tensor) "
-                     "-> torch.Tensor | None:")
-        return [Line(signature, [head.span]),
-                *self.classes.comments.weave(indented(body.lines, 2))]
+            raise Refused(
+                [
+                    Gap(
+                        top.span.file,
+                        top.span.line,
+                        "the head reads more than the hidden states",
+                    )
+                ]
+            )
+        signature = (
+            "    def compute_logits(self, hidden_states: torch.Tensor) "
+            "-> torch.Tensor | None:"
+        )
+        return [
+            Line(signature, [head.span]),
+            *self.classes.comments.weave(indented(body.lines, 2)),
+        ]
 
     # -- class attributes
 
@@ -128,7 +150,9 @@ class CausalLMWriter:
         head = self._head().attrs["module"]
         names = {vocab.name: "input_embeddings", head.name: "output_embeddings"}
         out.append(Line(f"    embedding_modules = {names!r}", span))
-        out.append(Line(f"    hf_to_vllm_mapper = WeightsMapper({self._mapper()})", span))
+        out.append(
+            Line(f"    hf_to_vllm_mapper = WeightsMapper({self._mapper()})", span)
+        )
         out.append(Line(""))
         return out
 
@@ -148,8 +172,11 @@ class CausalLMWriter:
         return ", ".join(parts)
 
     def _embedding_module(self) -> Module:
-        return next(n for n in self.graph.order if n.op == "embedding"
-                    and n.args[0].op == "input_ids").attrs["module"]
+        return next(
+            n
+            for n in self.graph.order
+            if n.op == "embedding" and n.args[0].op == "input_ids"
+        ).attrs["module"]
 
     def _head(self) -> Node:
         return next(n for n in self.graph.order if n.op == "logits")
@@ -166,15 +193,19 @@ class CausalLMWriter:
         kind = self.inst.attrs[child].kind
         body = ["self.config = config", "self.quant_config = quant_config"]
         body += self.checks
-        body.append(f"self.{child} = {kind}(vllm_config=vllm_config, "
-                    f'prefix=maybe_prefix(prefix, "{child}"))')
+        body.append(
+            f"self.{child} = {kind}(vllm_config=vllm_config, "
+            f'prefix=maybe_prefix(prefix, "{child}"))'
+        )
         layer = writer.module(head_module.name, head_module)
         body.append("if get_pp_group().is_last_rank:")
         body.append(f"    self.{head_module.name} = {layer}")
         if self.tied:
-            body += ["    if config.tie_word_embeddings:",
-                     f"        self.{head_module.name} = self.{head_module.name}"
-                     f".tie_weights(self.{self.tied})"]
+            body += [
+                "    if config.tie_word_embeddings:",
+                f"        self.{head_module.name} = self.{head_module.name}"
+                f".tie_weights(self.{self.tied})",
+            ]
         body += ["else:", f"    self.{head_module.name} = PPMissingLayer()"]
         extra = writer.write()
         args = [writer.number(head_module.args["out_features"])]
@@ -183,13 +214,20 @@ class CausalLMWriter:
         if head.attrs["soft_cap"] is not None:
             args.append(f"soft_cap={writer.number(head.attrs['soft_cap'])}")
         body.append(f"self.logits_processor = LogitsProcessor({', '.join(args)})")
-        body.append("self.make_empty_intermediate_tensors = "
-                    f"self.{child}.make_empty_intermediate_tensors")
-        lines = [Line('    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") '
-                      "-> None:", span),
-                 Line("        super().__init__()", span),
-                 Line("        config = vllm_config.model_config.hf_config", span),
-                 Line("        quant_config = vllm_config.quant_config", span)]
+        body.append(
+            "self.make_empty_intermediate_tensors = "
+            f"self.{child}.make_empty_intermediate_tensors"
+        )
+        lines = [
+            Line(
+                '    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") '
+                "-> None:",
+                span,
+            ),
+            Line("        super().__init__()", span),
+            Line("        config = vllm_config.model_config.hf_config", span),
+            Line("        quant_config = vllm_config.quant_config", span),
+        ]
         for text in [*body, *extra]:
             lines.append(Line("        " + text.replace("\n", "\n        "), span))
         return lines
@@ -204,8 +242,15 @@ class CausalLMWriter:
             names = [name for name, _ in self.plan.regroup]
             counts = {count for _, count in self.plan.regroup}
             if len(counts) != 1:
-                raise Refused([Gap(self.inst.span.file, self.inst.span.line,
-                                   "packed projections with different head counts")])
+                raise Refused(
+                    [
+                        Gap(
+                            self.inst.span.file,
+                            self.inst.span.line,
+                            "packed projections with different head counts",
+                        )
+                    ]
+                )
             test = " or ".join(f'"{n}" in name' for n in names)
             count = counts.pop()
             out += [Line(""), Line(_REGROUP.format(test=test, count=count), span)]
@@ -227,8 +272,11 @@ def tied_embedding(classes: ClassSet) -> str | None:
     facts = classes.graph.facts
     keys: Any = facts.class_values.get("_tied_weights_keys")
     head = next(n for n in classes.graph.order if n.op == "logits").attrs["module"]
-    vocab = next(n for n in classes.graph.order if n.op == "embedding"
-                 and n.args[0].op == "input_ids").attrs["module"]
+    vocab = next(
+        n
+        for n in classes.graph.order
+        if n.op == "embedding" and n.args[0].op == "input_ids"
+    ).attrs["module"]
     name = ".".join(head.path) + ".weight"
     source = ".".join(vocab.path)
     if isinstance(keys, dict):
@@ -236,8 +284,15 @@ def tied_embedding(classes: ClassSet) -> str | None:
             return None
         if keys[name] == f"{source}.weight":
             return source
-        raise Refused([Gap(facts.file.shown, facts.cls.node.lineno,
-                           f"the head is tied to {keys[name]}, not to the embedding")])
+        raise Refused(
+            [
+                Gap(
+                    facts.file.shown,
+                    facts.cls.node.lineno,
+                    f"the head is tied to {keys[name]}, not to the embedding",
+                )
+            ]
+        )
     if isinstance(keys, (list, tuple)) and name in keys:
         return source
     return None

@@ -32,10 +32,17 @@ def renamings(facts: Facts) -> dict[str, str]:
     for item in entry or []:
         pair = _renaming(item)
         if pair is None:
-            raise Refused([Gap(facts.file.shown, facts.cls.node.lineno,
-                               f"checkpoints of {facts.cls.name} are reshaped when "
-                               f"transformers loads them ({_shown(path)}:{item.lineno})",
-                               "weight converters aren't ported yet")])
+            raise Refused(
+                [
+                    Gap(
+                        facts.file.shown,
+                        facts.cls.node.lineno,
+                        f"checkpoints of {facts.cls.name} are reshaped when "
+                        f"transformers loads them ({_shown(path)}:{item.lineno})",
+                        "weight converters aren't ported yet",
+                    )
+                ]
+            )
         out[pair[0]] = pair[1]
     return out
 
@@ -52,7 +59,9 @@ def _tables(tree: ast.Module) -> dict[str, list[ast.expr]]:
             for key, value in zip(node.keys, node.values, strict=True):
                 if isinstance(key, ast.Constant) and isinstance(value, ast.List):
                     found.setdefault(str(key.value), value.elts)
-        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
+        elif isinstance(node, ast.Assign) and isinstance(
+            node.targets[0], ast.Subscript
+        ):
             key, value = node.targets[0].slice, node.value
             if isinstance(key, ast.Constant) and isinstance(value, ast.List):
                 found[str(key.value)] = value.elts
@@ -74,7 +83,9 @@ def _entry(tables, aliases, key: str):
 
 
 def _renaming(item: ast.expr) -> tuple[str, str] | None:
-    if not (isinstance(item, ast.Call) and getattr(item.func, "id", "") == "WeightRenaming"):
+    if not (
+        isinstance(item, ast.Call) and getattr(item.func, "id", "") == "WeightRenaming"
+    ):
         return None
     values = [*item.args, *(k.value for k in item.keywords)]
     if len(values) != 2 or not all(isinstance(v, ast.Constant) for v in values):

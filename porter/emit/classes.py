@@ -15,8 +15,11 @@ from porter.emit.names import hinted, hinted_elsewhere
 from porter.emit.scope import ClassScope
 from porter.gap import Gap, Refused
 
-_STANDARD = {"cache_config": "CacheConfig | None = None",
-             "quant_config": "QuantizationConfig | None = None", "prefix": 'str = ""'}
+_STANDARD = {
+    "cache_config": "CacheConfig | None = None",
+    "quant_config": "QuantizationConfig | None = None",
+    "prefix": 'str = ""',
+}
 
 
 @dataclass
@@ -32,8 +35,13 @@ class Generated:
 class ClassSet:
     """Writes each class once, children before those that hold them."""
 
-    def __init__(self, graph: FrameGraph, config: ConfigClass, max_position: Any,
-                 comments: Comments):
+    def __init__(
+        self,
+        graph: FrameGraph,
+        config: ConfigClass,
+        max_position: Any,
+        comments: Comments,
+    ):
         self.graph, self.config, self.max_position = graph, config, max_position
         self.comments = comments
         self.imports: set[str] = set()
@@ -44,8 +52,15 @@ class ClassSet:
     def generated(self, inst: Module) -> Generated:
         frames = [f for f in self.graph.frames if f.inst is inst]
         if not frames:
-            raise Refused([Gap(inst.span.file, inst.span.line,
-                               f"`{inst.kind}` is built but its forward isn't used")])
+            raise Refused(
+                [
+                    Gap(
+                        inst.span.file,
+                        inst.span.line,
+                        f"`{inst.kind}` is built but its forward isn't used",
+                    )
+                ]
+            )
         written = [self._write(inst, frame) for frame in frames]
         known = self.made.get(inst.kind)
         for each in written:
@@ -53,9 +68,16 @@ class ClassSet:
                 known = self.made[inst.kind] = each
                 self.order.append(each)
             elif _body(each) != _body(known):
-                raise Refused([Gap(inst.span.file, inst.span.line,
-                                   f"`{inst.kind}` is used in ways that need different code",
-                                   "give each use a class of its own")])
+                raise Refused(
+                    [
+                        Gap(
+                            inst.span.file,
+                            inst.span.line,
+                            f"`{inst.kind}` is used in ways that need different code",
+                            "give each use a class of its own",
+                        )
+                    ]
+                )
         assert known is not None
         return known
 
@@ -73,8 +95,9 @@ class ClassSet:
         return made
 
 
-def write_forward(graph: FrameGraph, frame: Frame, scope: ClassScope,
-                  comments: Comments) -> list[Line]:
+def write_forward(
+    graph: FrameGraph, frame: Frame, scope: ClassScope, comments: Comments
+) -> list[Line]:
     body = Body(graph, frame, scope)
     free = graph.free(frame)
     parameters: list[str] = []
@@ -88,8 +111,11 @@ def write_forward(graph: FrameGraph, frame: Frame, scope: ClassScope,
     last = body.spans
     body.line(f"return {', '.join(results)}", last)
     signature = ", ".join(["self", *(f"{p}: torch.Tensor" for p in parameters)])
-    kind = "torch.Tensor" if len(outputs) == 1 else (
-        f"tuple[{', '.join(['torch.Tensor'] * len(outputs))}]")
+    kind = (
+        "torch.Tensor"
+        if len(outputs) == 1
+        else (f"tuple[{', '.join(['torch.Tensor'] * len(outputs))}]")
+    )
     lines = [Line(f"    def forward({signature}) -> {kind}:", [frame.span])]
     return lines + comments.weave(indented(body.lines, 2))
 
@@ -118,9 +144,13 @@ def constructor_lines(inst: Module, made: Generated, init: list[str]) -> list[Li
         if name in made.wants:
             args.append(f"{name}: {annotation}")
     span = [_class_span(inst)]
-    lines = [Line(f"    def __init__({', '.join(args)}) -> None:", span),
-             Line("        super().__init__()", span)]
-    return lines + [Line("        " + text.replace("\n", "\n        "), span) for text in init]
+    lines = [
+        Line(f"    def __init__({', '.join(args)}) -> None:", span),
+        Line("        super().__init__()", span),
+    ]
+    return lines + [
+        Line("        " + text.replace("\n", "\n        "), span) for text in init
+    ]
 
 
 def parameter_annotations(inst: Module) -> dict[str, tuple[str, str | None]]:
@@ -134,16 +164,27 @@ def parameter_annotations(inst: Module) -> dict[str, tuple[str, str | None]]:
             padding: list[Any] = [None] * (len(args) - len(stmt.args.defaults))
             for arg, default in zip(args, [*padding, *stmt.args.defaults], strict=True):
                 kind = ast.unparse(arg.annotation) if arg.annotation else ""
-                if kind not in ("int", "float", "bool", "str", "int | None", "float | None"):
+                if kind not in (
+                    "int",
+                    "float",
+                    "bool",
+                    "str",
+                    "int | None",
+                    "float | None",
+                ):
                     kind = ""
-                shown = ast.unparse(default) if isinstance(default, ast.Constant) else None
+                shown = (
+                    ast.unparse(default) if isinstance(default, ast.Constant) else None
+                )
                 out[arg.arg] = kind, shown
     return out
 
 
 def indented(lines: list[Line], levels: int) -> list[Line]:
     pad = "    " * levels
-    return [Line("\n".join(pad + t for t in ln.text.split("\n")), ln.spans) for ln in lines]
+    return [
+        Line("\n".join(pad + t for t in ln.text.split("\n")), ln.spans) for ln in lines
+    ]
 
 
 def _class_span(inst: Module) -> Span:

@@ -5,7 +5,15 @@ import re
 from porter.emit.method import Line
 from porter.source import SourceFile
 
-_HOUSEKEEPING = ("copied from", "initialize weights", "todo", "fixme", "type:", "noqa", "ignore")
+_HOUSEKEEPING = (
+    "copied from",
+    "initialize weights",
+    "todo",
+    "fixme",
+    "type:",
+    "noqa",
+    "ignore",
+)
 
 
 class Comments:

@@ -3,7 +3,17 @@
 from typing import Any
 
 from porter.analyze.graph import Node
-from porter.analyze.symbols import Sym, constant, contains, key, same, simplify, text, unwrap
+from porter.analyze.symbols import (
+    WRAPPERS,
+    Sym,
+    constant,
+    contains,
+    key,
+    same,
+    simplify,
+    text,
+    unwrap,
+)
 from porter.analyze.values import Activation, Choice, Config, Module
 from porter.emit.printing import Printer
 from porter.emit.scope import ClassScope
@@ -15,9 +25,15 @@ _POSITIONAL = {
     "GemmaRMSNorm": 1, "VocabParallelEmbedding": 2, "ParallelLMHead": 2, "nn.Embedding": 2,
     "nn.LayerNorm": 1, "nn.RMSNorm": 1, "nn.Linear": 2,
 }  # fmt: skip
-_QUANTIZED = {"ColumnParallelLinear", "RowParallelLinear", "ReplicatedLinear",
-              "QKVParallelLinear", "MergedColumnParallelLinear", "ParallelLMHead",
-              "VocabParallelEmbedding"}
+_QUANTIZED = {
+    "ColumnParallelLinear",
+    "RowParallelLinear",
+    "ReplicatedLinear",
+    "QKVParallelLinear",
+    "MergedColumnParallelLinear",
+    "ParallelLMHead",
+    "VocabParallelEmbedding",
+}
 
 
 class Constructor:
@@ -50,15 +66,24 @@ class Constructor:
                 return self._layer()
             self.params[sym.args[0]] = sym.actual
             return sym.args[0]
-        inner = unwrap(sym)
+        if sym.op in WRAPPERS:
+            return None  # its actual value is asked for next
+        inner = sym
         if isinstance(inner, Sym):
             if inner.op == "layer":
                 return self._layer()
             if inner.op in ("field", "or_default", "hasattr"):
                 self.wants.add("config")
             if inner.op in ("runtime", "rope_scaling"):
-                raise Refused([Gap(self.inst.span.file, self.inst.span.line,
-                                   "a value of the running model is needed to build it")])
+                raise Refused(
+                    [
+                        Gap(
+                            self.inst.span.file,
+                            self.inst.span.line,
+                            "a value of the running model is needed to build it",
+                        )
+                    ]
+                )
         return None
 
     def _layer(self) -> str:
@@ -144,8 +169,15 @@ class Constructor:
         if isinstance(held, Choice) and child in (held.then, held.other):
             missing = held.other if held.then is child else held.then
             if missing is not None:
-                raise Refused([Gap(child.span.file, child.span.line,
-                                   f"`{name}` is one of two modules, by the config")])
+                raise Refused(
+                    [
+                        Gap(
+                            child.span.file,
+                            child.span.line,
+                            f"`{name}` is one of two modules, by the config",
+                        )
+                    ]
+                )
             cond = held.cond if held.then is child else Sym("not", (held.cond,))
             from porter.analyze.symbols import negate
 
@@ -189,8 +221,10 @@ class Constructor:
         return parts
 
     def _value(self, value) -> str:
-        if isinstance(value, list) and len(value) > 1 and all(
-            same(v, value[0]) for v in value
+        if (
+            isinstance(value, list)
+            and len(value) > 1
+            and all(same(v, value[0]) for v in value)
         ):
             return f"[{self.number(value[0])}] * {len(value)}"
         return self.number(value)
@@ -198,8 +232,11 @@ class Constructor:
     def _torch_call(self, name: str, child: Module) -> str:
         assert child.leaf is not None
         short = child.leaf.rsplit(".", 1)[-1]
-        args = {k: v for i, (k, v) in enumerate(child.args.items())
-                if k in child.given or i < _POSITIONAL.get(f"nn.{short}", 0)}
+        args = {
+            k: v
+            for i, (k, v) in enumerate(child.args.items())
+            if k in child.given or i < _POSITIONAL.get(f"nn.{short}", 0)
+        }
         return f"nn.{short}({', '.join(self._args(f'nn.{short}', args))})"
 
     def _class_call(self, name: str, child: Module) -> str:
@@ -261,9 +298,14 @@ class Constructor:
         a = attend.attrs
         self.imports.add("Attention")
         self.wants |= {"cache_config", "quant_config", "prefix"}
-        parts = ["self.num_heads", "self.head_dim", f"scale={self.number(a['scale'])}",
-                 "num_kv_heads=self.num_kv_heads", "cache_config=cache_config",
-                 "quant_config=quant_config"]
+        parts = [
+            "self.num_heads",
+            "self.head_dim",
+            f"scale={self.number(a['scale'])}",
+            "num_kv_heads=self.num_kv_heads",
+            "cache_config=cache_config",
+            "quant_config=quant_config",
+        ]
         if a["soft_cap"] is not None:
             parts.append(f"logits_soft_cap={self.number(a['soft_cap'])}")
         if a["window"] is not None:

@@ -35,7 +35,9 @@ _VLLM = {
 
 def import_block(text: str) -> str:
     """Imports of standard library, torch and vLLM for the names in text, in order."""
-    words = set(re.findall(r"[A-Za-z_][A-Za-z_0-9]*", re.sub(r'"""(?s:.*?)"""', "", text)))
+    words = set(
+        re.findall(r"[A-Za-z_][A-Za-z_0-9]*", re.sub(r'"""(?s:.*?)"""', "", text))
+    )
     standard = []
     if "re" in words and re.search(r"\bre\.compile", text):
         standard.append("import re")

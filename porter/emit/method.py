@@ -61,6 +61,7 @@ class Body:
         self.items: dict[int, _Item] = {}
         self.cost: dict[int, int] = {}
         self.stop: set[int] = set()
+        self.bound: list[Node] = []
         self.reserved: set[str] = set()
         self.spans: list[Span] = []
 
@@ -70,6 +71,7 @@ class Body:
         """A value that is there under a name: a parameter."""
         self.hold(node, name)
         self.stop.add(node.id)
+        self.bound.append(node)
 
     def plan(self, roots: list[Node]) -> None:
         """Find the items that the roots need, who reads each, and in which branch."""
@@ -130,11 +132,23 @@ class Body:
 
     def like(self, node: Node) -> Node | None:
         """The value within reach whose dtype a cast takes; None: the model's own dtype."""
-        if node.op != "cast" or node.dtype is not None or node.attrs.get("like") is None:
+        if (
+            node.op != "cast"
+            or node.dtype is not None
+            or node.attrs.get("like") is None
+        ):
             return None
         like: Node = node.attrs["like"].final
+        for bound in self.bound:  # the same values, gathered or cut for the ranks
+            if (
+                bound.op in ("gather_heads", "shard_heads")
+                and bound.args[0].final is like
+            ):
+                return bound
         live = like.id in self.graph.position and self.graph.inside(like, self.frame)
-        return like if like.id in self.stop or (live and like.loop is node.loop) else None
+        return (
+            like if like.id in self.stop or (live and like.loop is node.loop) else None
+        )
 
     def _item(self, node: Node) -> _Item | None:
         """The item that makes a node, or None where it comes from outside."""
@@ -236,9 +250,14 @@ class Body:
             known = 1
             for dep in dependencies(node):
                 if dep.frame is self.frame and dep.id not in self.stop:
-                    if dep.op not in _STATEMENTS and len(self.readers.get(dep.id, [])) == 1:
+                    if (
+                        dep.op not in _STATEMENTS
+                        and len(self.readers.get(dep.id, [])) == 1
+                    ):
                         known += self._cost(dep)
-            if known > _INLINE_COST:  # it becomes a statement; to its reader it is a name
+            if (
+                known > _INLINE_COST
+            ):  # it becomes a statement; to its reader it is a name
                 self.cost[node.id] = known
                 return known
             self.cost[node.id] = known
@@ -312,7 +331,11 @@ class Body:
         self.hold(phi, name)
 
     def _side(self, phi: Node, side: bool, operand: Node, name: str) -> None:
-        saved = {k: list(v) for k, v in self.called.items()}, dict(self.holder), self.region
+        saved = (
+            {k: list(v) for k, v in self.called.items()},
+            dict(self.holder),
+            self.region,
+        )
         self.region = (*self.region, (phi.id, side))
         self.indent += 1
         item = self._item(operand)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from porter import spec
 from porter.analyze.model import Facts
 from porter.analyze.symbols import config_field, describe
 from porter.analyze.values import Module
@@ -63,6 +64,7 @@ def emit(facts: Facts, header: str) -> Emitted:
     doc = f'"""Inference-only {facts.cls.name} for vLLM."""'
     whole = f"{header}\n{doc}\n\n{imports}\n\n\n{text}\n"
     formatted = format_text(whole)
+    spec.check(formatted, facts.file.shown, facts.cls.node.lineno)
     origins = trace_lines(whole, formatted, raw, whole[: whole.index(text)].count("\n"))
     return Emitted(formatted, origins, [p.name for p in parts], plan, tied)
 
@@ -77,14 +79,18 @@ def _chain(root: Module, inst: Module) -> list[Module]:
     return chain
 
 
-def _rope_checks(facts: Facts, ropes: list[Any], position) -> tuple[list[str], list[str]]:
+def _rope_checks(
+    facts: Facts, ropes: list[Any], position
+) -> tuple[list[str], list[str]]:
     checks, functions = [], []
     if facts.default_rope_only is not None:
         checks.append(default_only_check(describe(facts.default_rope_only)))
     if ropes:
         table = ropes[0].attrs["table"]
-        checks.append(f"check_rope({describe(table.parameters)}, {describe(position)}, "
-                      "vllm_config.model_config.max_model_len)")
+        checks.append(
+            f"check_rope({describe(table.parameters)}, {describe(position)}, "
+            "vllm_config.model_config.max_model_len)"
+        )
         rotates = all(r.op == "rope" for r in ropes) and table.pairing == "halves"
         functions.append(rope_check(table.partial, longrope=rotates))
     return checks, functions

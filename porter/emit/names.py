@@ -2,8 +2,13 @@
 
 from porter.analyze.graph import Frame, Node
 
-CANONICAL = {"qkv": "qkv", "merged_linear": "gate_up", "attend": "attn_output",
-             "logits": "logits", "embedding": "hidden_states"}
+CANONICAL = {
+    "qkv": "qkv",
+    "merged_linear": "gate_up",
+    "attend": "attn_output",
+    "logits": "logits",
+    "embedding": "hidden_states",
+}
 
 
 def hinted(node: Node, frame: Frame) -> list[str]:
@@ -23,7 +28,8 @@ def preferred(node: Node, frame: Frame) -> list[str]:
         return [role]
     if node.op in CANONICAL and node.op != "embedding":
         return [CANONICAL[node.op]]
-    return hinted(node, frame) or hinted_elsewhere(node)
+    own = hinted(node, frame)
+    return own if own or node.frame is frame else hinted_elsewhere(node)
 
 
 def hinted_elsewhere(node: Node) -> list[str]:

@@ -8,12 +8,34 @@ from porter.analyze.symbols import constant, same
 from porter.analyze.values import is_scalar
 from porter.gap import Gap, Refused
 
-_INFIX = {"add": ("+", 4), "sub": ("-", 4), "mul": ("*", 5), "truediv": ("/", 5),
-          "floordiv": ("//", 5), "mod": ("%", 5), "pow": ("**", 7),
-          "lt": ("<", 3), "le": ("<=", 3), "gt": (">", 3), "ge": (">=", 3),
-          "eq": ("==", 3), "ne": ("!=", 3), "matmul": ("@", 5),
-          "bitand": ("&", 3), "bitor": ("|", 2)}
-_FUNCTIONAL = {"silu", "relu", "softplus", "logsigmoid", "relu6", "mish", "elu", "hardtanh"}
+_INFIX = {
+    "add": ("+", 4),
+    "sub": ("-", 4),
+    "mul": ("*", 5),
+    "truediv": ("/", 5),
+    "floordiv": ("//", 5),
+    "mod": ("%", 5),
+    "pow": ("**", 7),
+    "lt": ("<", 3),
+    "le": ("<=", 3),
+    "gt": (">", 3),
+    "ge": (">=", 3),
+    "eq": ("==", 3),
+    "ne": ("!=", 3),
+    "matmul": ("@", 5),
+    "bitand": ("&", 3),
+    "bitor": ("|", 2),
+}
+_FUNCTIONAL = {
+    "silu",
+    "relu",
+    "softplus",
+    "logsigmoid",
+    "relu6",
+    "mish",
+    "elu",
+    "hardtanh",
+}
 _ATOM = 9
 
 
@@ -183,7 +205,9 @@ class Printer:
             if self.rank(part) != rank:
                 raise self.gap(node, "`cat` of tensors with and without tokens")
             parts.append(self.operand(part, 0))
-        return f"torch.cat(({', '.join(parts)}), dim={self.dim(node, node.attrs['dim'])})"
+        return (
+            f"torch.cat(({', '.join(parts)}), dim={self.dim(node, node.attrs['dim'])})"
+        )
 
     def _rows(self, node: Node) -> str:
         return f"{self.operand(node.args[0], _ATOM)}[{self.operand(node.args[1], 0)}]"
@@ -226,7 +250,11 @@ class Printer:
             if a[:i] == b[:i] and len(b) > len(a):
                 extra = len(b) - len(a) + 1
                 merged = tuple(x for g in b[i : i + extra] for x in g)
-                if merged == group and a[i + 1 :] == b[i + extra :] and all(b[i:i + extra]):
+                if (
+                    merged == group
+                    and a[i + 1 :] == b[i + extra :]
+                    and all(b[i : i + extra])
+                ):
                     sizes = self._sizes(want[i : i + extra])
                     return f".unflatten({i - len(a)}, ({sizes}))"
         for i in range(len(b)):
@@ -268,9 +296,28 @@ class Printer:
         return out
 
 
-_TORCH_UNARY = {"cos", "sin", "tanh", "sigmoid", "exp", "log", "sqrt", "rsqrt", "abs", "erf",
-                "square", "reciprocal", "log1p", "expm1", "floor", "ceil", "round", "sign",
-                "log2", "atan"}
+_TORCH_UNARY = {
+    "cos",
+    "sin",
+    "tanh",
+    "sigmoid",
+    "exp",
+    "log",
+    "sqrt",
+    "rsqrt",
+    "abs",
+    "erf",
+    "square",
+    "reciprocal",
+    "log1p",
+    "expm1",
+    "floor",
+    "ceil",
+    "round",
+    "sign",
+    "log2",
+    "atan",
+}
 
 
 def leaves(axis: Axis) -> tuple[Factor, ...]:

@@ -34,8 +34,9 @@ _PAIR_TYPES = '("default", "linear", "dynamic", "yarn", "llama3")'
 
 def rope_check(partial: bool, longrope: bool) -> str:
     """The text of the check, for a source that rotates part of the head or all of it."""
-    return _CHECK.format(types=_TYPES if longrope else _PAIR_TYPES,
-                         partial="" if partial else _PARTIAL)
+    return _CHECK.format(
+        types=_TYPES if longrope else _PAIR_TYPES, partial="" if partial else _PARTIAL
+    )
 
 
 _DEFAULT_ONLY = """\

@@ -50,11 +50,17 @@ class ClassScope:
         """The names under which the constructor of an attention keeps its sizes."""
         out: dict = {}
         for node in self.graph.order:
-            if node.op == "attend" and node.frame is not None and node.frame.inst is self.inst:
-                for name, attr in (("num_kv_heads", "self.total_num_kv_heads"),
-                                   ("num_heads", "self.total_num_heads"),
-                                   ("head_size_v", "self.v_head_dim"),
-                                   ("head_size", "self.head_dim")):
+            if (
+                node.op == "attend"
+                and node.frame is not None
+                and node.frame.inst is self.inst
+            ):
+                for name, attr in (
+                    ("num_kv_heads", "self.total_num_kv_heads"),
+                    ("num_heads", "self.total_num_heads"),
+                    ("head_size_v", "self.v_head_dim"),
+                    ("head_size", "self.head_dim"),
+                ):
                     if constant(node.attrs[name]) is None:
                         out[key(node.attrs[name])] = attr
         return out
@@ -73,9 +79,16 @@ class ClassScope:
         if not isinstance(inner, Sym):
             return repr(inner) if not isinstance(inner, (tuple, list)) else None
         if inner.op in ("runtime",):
-            raise Refused([Gap(self.inst.span.file, self.inst.span.line,
-                               "a size of the batch is used as a number",
-                               "vLLM's batches have no such axes")])
+            raise Refused(
+                [
+                    Gap(
+                        self.inst.span.file,
+                        self.inst.span.line,
+                        "a size of the batch is used as a number",
+                        "vLLM's batches have no such axes",
+                    )
+                ]
+            )
         known = self.sizes.get(inner.key)
         if known is not None:
             return known
@@ -89,8 +102,15 @@ class ClassScope:
             if name in self.inst.attrs or name in self.children:
                 name = f"config_{name}"
             return self._attribute(name, inner)
-        if inner.op in ("item", "get", "call", "or_default", "hasattr", "ifexp",
-                        "rope_scaling"):
+        if inner.op in (
+            "item",
+            "get",
+            "call",
+            "or_default",
+            "hasattr",
+            "ifexp",
+            "rope_scaling",
+        ):
             return self._attribute(_invented(inner), inner)
         return None
 
@@ -99,8 +119,15 @@ class ClassScope:
             name = f"{name}_2"
         known = self.attrs.get(name)
         if known is not None and not (isinstance(known, Sym) and same(known, value)):
-            raise Refused([Gap(self.inst.span.file, self.inst.span.line,
-                               f"two values would both be called self.{name}")])
+            raise Refused(
+                [
+                    Gap(
+                        self.inst.span.file,
+                        self.inst.span.line,
+                        f"two values would both be called self.{name}",
+                    )
+                ]
+            )
         self.attrs[name] = value
         return f"self.{name}"
 
@@ -115,12 +142,21 @@ class ClassScope:
             owner = current.owner
             if owner is self.inst:
                 self.children.setdefault(current.name, current)
-            elif owner is not None and owner.leaf is None and not self._reachable(owner):
+            elif (
+                owner is not None and owner.leaf is None and not self._reachable(owner)
+            ):
                 break
             current = owner
         if current is not self.inst:
-            raise Refused([Gap(inst.span.file, inst.span.line,
-                               f"`{inst.name}` is used outside the module that holds it")])
+            raise Refused(
+                [
+                    Gap(
+                        inst.span.file,
+                        inst.span.line,
+                        f"`{inst.name}` is used outside the module that holds it",
+                    )
+                ]
+            )
         return "self." + ".".join(names)
 
     def _reachable(self, owner: Module) -> bool:
@@ -183,7 +219,9 @@ class ClassScope:
     def activation(self, node: Node, fused: bool) -> str:
         """The attribute that holds the activation; made where the source has none."""
         act = node.attrs.get("activation")
-        name = next((n for n, v in self.inst.attrs.items() if v is act and act), "act_fn")
+        name = next(
+            (n for n, v in self.inst.attrs.items() if v is act and act), "act_fn"
+        )
         value = act or Activation(node.attrs["name"], node.span)
         known = self.attrs.get(name)
         if known is not None and known is not value:
@@ -216,6 +254,7 @@ class ClassScope:
         return f"{full}.unflatten(-1, (-1, self.kv_size))[:, ::{step}].flatten(1)"
 
     def _shard(self, node: Node, body) -> str:
+        self.gathers.add(node.attrs["kind"])
         x = body.operand(node.args[0], 9)
         if node.attrs["kind"] == "q":
             return f"{x}.chunk(self.tp_size, dim=-1)[self.tp_rank]"
@@ -263,7 +302,9 @@ class ClassScope:
             return set()
         parent = node.args[0]
         keys = {parent.id} if parent.op == "rope" else set()
-        return keys | {r.id for r in self.graph.readers.get(parent.id, []) if r.op == "item"}
+        return keys | {
+            r.id for r in self.graph.readers.get(parent.id, []) if r.op == "item"
+        }
 
     def returns_bias(self, node: Node) -> bool:
         if node.op in ("qkv", "merged_linear"):
@@ -273,8 +314,12 @@ class ClassScope:
     def condition(self, cond, body, sides) -> str:
         """A branch's test: `self.x is not None` where x is what the branch calls."""
         wanted = unwrap(cond)
-        called = {id(n.attrs.get("module")) for _, operand in sides for n in
-                  walk([operand]) if n.frame is body.frame}
+        called = {
+            id(n.attrs.get("module"))
+            for _, operand in sides
+            for n in walk([operand])
+            if n.frame is body.frame
+        }
         for name, value in self.inst.attrs.items():
             if not (isinstance(value, Choice) and None in (value.then, value.other)):
                 continue
@@ -290,8 +335,11 @@ class ClassScope:
 
     def fallback(self, node: Node, body) -> list[str]:
         role = node.attrs.get("role_name")
-        main = [body.name(n) for n in self.graph.free(body.frame)
-                if n.op not in ("positions", "input_ids")]
+        main = [
+            body.name(n)
+            for n in self.graph.free(body.frame)
+            if n.op not in ("positions", "input_ids")
+        ]
         names = [role, *main, "output", "x"]
         return [n for n in names if n]
 

@@ -56,9 +56,16 @@ class Trunk:
                 loops.append(node.attrs["loop"])
         if len(loops) != 1:
             top = graph.facts.logits
-            raise Refused([Gap(top.span.file, top.span.line,
-                               f"{len(loops)} loops over layers in the forward",
-                               "a decoder has one list of layers that is run through")])
+            raise Refused(
+                [
+                    Gap(
+                        top.span.file,
+                        top.span.line,
+                        f"{len(loops)} loops over layers in the forward",
+                        "a decoder has one list of layers that is run through",
+                    )
+                ]
+            )
         self.loop: Loop = loops[0]
         self.frame: Frame = self.loop.frame
         self.inst: Module = self.frame.inst
@@ -70,12 +77,22 @@ class Trunk:
         self.invariant = self._invariants()
 
     def _embedding(self) -> Node:
-        found = [n for n in self.graph.order
-                 if n.op == "embedding" and is_op(n.args[0], "input_ids")]
+        found = [
+            n
+            for n in self.graph.order
+            if n.op == "embedding" and is_op(n.args[0], "input_ids")
+        ]
         if len(found) != 1 or found[0].frame is not self.frame:
             span = self.frame.span
-            raise Refused([Gap(span.file, span.line,
-                               "the tokens' embedding isn't in the class that runs the layers")])
+            raise Refused(
+                [
+                    Gap(
+                        span.file,
+                        span.line,
+                        "the tokens' embedding isn't in the class that runs the layers",
+                    )
+                ]
+            )
         node = found[0]
         cls = node.attrs["module"].cls
         if cls is None:
@@ -83,8 +100,11 @@ class Trunk:
         first, last = cls.node.lineno, cls.node.end_lineno
         while True:
             readers = self.graph.readers.get(node.id, [])
-            inside = [r for r in readers if r.span.file == cls.file.shown
-                      and first <= r.span.line <= last]
+            inside = [
+                r
+                for r in readers
+                if r.span.file == cls.file.shown and first <= r.span.line <= last
+            ]
             if len(inside) != 1 or len(readers) != 1:
                 return node
             node = inside[0]
@@ -94,8 +114,10 @@ class Trunk:
         stop = {row[0].id for row in self.carried}
         inside: set[int] = set()
         for node in walk([row[2] for row in self.carried]):
-            if node.loop is self.loop or node.id in stop or any(
-                d.id in inside or d.id in stop for d in dependencies(node)
+            if (
+                node.loop is self.loop
+                or node.id in stop
+                or any(d.id in inside or d.id in stop for d in dependencies(node))
             ):
                 inside.add(node.id)
         return inside
@@ -120,7 +142,7 @@ class Trunk:
 
 
 def _varies(node: Node) -> bool:
-    """Whether a value depends on the tokens or their positions; constants are made again."""
+    """Whether a value depends on the tokens or positions; constants are made again."""
     return any(n.op in ("input_ids", "positions") for n in walk([node]))
 
 
@@ -130,7 +152,12 @@ def depends_on_tokens(node: Node) -> bool:
 
 class TrunkWriter:
     def __init__(self, classes: ClassSet, trunk: Trunk, tied: bool, compiled: bool):
-        self.classes, self.trunk, self.tied, self.compiled = classes, trunk, tied, compiled
+        self.classes, self.trunk, self.tied, self.compiled = (
+            classes,
+            trunk,
+            tied,
+            compiled,
+        )
         self.graph = classes.graph
         self.scope = TrunkScope(trunk.inst, self.graph, classes.imports, trunk.loop)
         self.first: set[str] = set()
@@ -165,7 +192,9 @@ class TrunkWriter:
         body.plan([self.trunk.embedding])
         text = body.ensure(self.trunk.embedding)
         if body.lines and body.lines[-1].text.startswith(f"{text} = "):
-            body.lines[-1].text = body.lines[-1].text.replace(f"{text} = ", "return ", 1)
+            body.lines[-1].text = body.lines[-1].text.replace(
+                f"{text} = ", "return ", 1
+            )
         else:
             body.line(f"return {text}")
         self.first |= set(self.scope.children)
@@ -175,8 +204,11 @@ class TrunkWriter:
     def _carried_names(self) -> list[str]:
         names: list[str] = []
         for entry, _, _, exit_ in self.trunk.carried:
-            options = [*hinted(entry, self.trunk.frame), *hinted(exit_, self.trunk.frame),
-                       "hidden_states"]
+            options = [
+                *hinted(entry, self.trunk.frame),
+                *hinted(exit_, self.trunk.frame),
+                "hidden_states",
+            ]
             names.append(next(o for o in options if o not in names))
         return names
 
@@ -191,13 +223,18 @@ class TrunkWriter:
         out += shared_lines
         out += self._first_stage(names, staged, invariant_names, shared)
         out += self._loop(names, invariant_names)
-        self.keys = {**dict(zip([id(r[3]) for r in trunk.carried], names, strict=True)),
-                     **{n.id: invariant_names[n.id] for n in staged}}
+        self.keys = {
+            **dict(zip([id(r[3]) for r in trunk.carried], names, strict=True)),
+            **{n.id: invariant_names[n.id] for n in staged},
+        }
         keys = ", ".join(f'"{n}": {n}' for n in self.keys.values())
-        out += indented([
-            Line("if not get_pp_group().is_last_rank:", [trunk.frame.span]),
-            Line(f"    return IntermediateTensors({{{keys}}})", [trunk.frame.span]),
-        ], 2)
+        out += indented(
+            [
+                Line("if not get_pp_group().is_last_rank:", [trunk.frame.span]),
+                Line(f"    return IntermediateTensors({{{keys}}})", [trunk.frame.span]),
+            ],
+            2,
+        )
         out += self._last_stage(names, invariant_names)
         return out
 
@@ -268,8 +305,15 @@ class TrunkWriter:
             self._compute(body, result, name)
         if set(self.scope.children) - before:
             span = trunk.loop.span
-            raise Refused([Gap(span.file, span.line,
-                               "the loop over layers uses a module beside the layers")])
+            raise Refused(
+                [
+                    Gap(
+                        span.file,
+                        span.line,
+                        "the loop over layers uses a module beside the layers",
+                    )
+                ]
+            )
         layers = trunk.loop.modules.name
         end = "self.end_layer"
         if trunk.loop.stop is not None:
@@ -282,8 +326,10 @@ class TrunkWriter:
         head = f"for layer in {run}:"
         if self.scope.uses_index:
             head = f"for layer_idx, layer in enumerate({run}, start={start}):"
-        lines = [Line(head, [trunk.loop.span]),
-                 *self.classes.comments.weave(indented(body.lines, 1))]
+        lines = [
+            Line(head, [trunk.loop.span]),
+            *self.classes.comments.weave(indented(body.lines, 1)),
+        ]
         return indented(lines, 2)
 
     def _last_stage(self, names, invariant_names) -> list[Line]:
@@ -295,7 +341,9 @@ class TrunkWriter:
         outputs = self.graph.outputs(trunk.frame)
         if len(outputs) != 1:
             span = trunk.frame.span
-            raise Refused([Gap(span.file, span.line, "the model gives its head several values")])
+            raise Refused(
+                [Gap(span.file, span.line, "the model gives its head several values")]
+            )
         before = set(self.scope.children)
         body.plan(outputs)
         body.line(f"return {body.ensure(outputs[0])}")
@@ -310,25 +358,43 @@ class TrunkWriter:
         trunk = self.trunk
         keys = list(self.keys.values())
         sizes = [axis_size(r[3].axes[-1]) for r in trunk.carried]
-        sizes += [axis_size(n.axes[-1]) for n in trunk.invariant if depends_on_tokens(n)]
+        sizes += [
+            axis_size(n.axes[-1]) for n in trunk.invariant if depends_on_tokens(n)
+        ]
         if any(not same(s, sizes[0]) for s in sizes):
-            raise Refused([Gap(trunk.frame.span.file, trunk.frame.span.line,
-                               "values of different widths cross the pipeline stages")])
+            raise Refused(
+                [
+                    Gap(
+                        trunk.frame.span.file,
+                        trunk.frame.span.line,
+                        "values of different widths cross the pipeline stages",
+                    )
+                ]
+            )
         listed = ", ".join(f'"{k}"' for k in keys)
-        body.append("self.make_empty_intermediate_tensors = "
-                    f"make_empty_intermediate_tensors_factory([{listed}], "
-                    f"{constructor.number(sizes[0])})")
+        body.append(
+            "self.make_empty_intermediate_tensors = "
+            f"make_empty_intermediate_tensors_factory([{listed}], "
+            f"{constructor.number(sizes[0])})"
+        )
         constructor.wants.add("config")
         head = []
-        for name, text in (("config", "vllm_config.model_config.hf_config"),
-                           ("cache_config", "vllm_config.cache_config"),
-                           ("quant_config", "vllm_config.quant_config")):
+        for name, text in (
+            ("config", "vllm_config.model_config.hf_config"),
+            ("cache_config", "vllm_config.cache_config"),
+            ("quant_config", "vllm_config.quant_config"),
+        ):
             if name in constructor.wants:
                 head.append(f"{name} = {text}")
         span = [trunk.frame.span]
-        lines = [Line('    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") '
-                      "-> None:", span),
-                 Line("        super().__init__()", span)]
+        lines = [
+            Line(
+                '    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") '
+                "-> None:",
+                span,
+            ),
+            Line("        super().__init__()", span),
+        ]
         for text in [*head, *body]:
             lines.append(Line("        " + text.replace("\n", "\n        "), span))
         return lines
@@ -364,12 +430,16 @@ class _TrunkConstructor(Constructor):
             rank = "get_pp_group().is_first_rank"
             vocab = self.writer.trunk.embedding
             while vocab.op != "embedding":
-                vocab = next(a for a in vocab.inputs() if a.frame is not None
-                             and depends_on_tokens(a))
+                vocab = next(
+                    a
+                    for a in vocab.inputs()
+                    if a.frame is not None and depends_on_tokens(a)
+                )
             if self.writer.tied and vocab.attrs["module"] is child:
                 self.wants.add("config")
-                rank += (" or (config.tie_word_embeddings and "
-                         "get_pp_group().is_last_rank)")
+                rank += (
+                    " or (config.tie_word_embeddings and get_pp_group().is_last_rank)"
+                )
         elif last and not first:
             rank = "get_pp_group().is_last_rank"
         made = self.module(name, child)
@@ -377,11 +447,19 @@ class _TrunkConstructor(Constructor):
         if isinstance(held, Choice) and child in (held.then, held.other):
             cond = held.cond if held.then is child else negate(held.cond)
             inner = made if rank is None else f"{made} if {rank} else PPMissingLayer()"
-            self.lines += [f"if {self.number(cond)}:", f"    self.{name} = {inner}",
-                           "else:", f"    self.{name} = None"]
+            self.lines += [
+                f"if {self.number(cond)}:",
+                f"    self.{name} = {inner}",
+                "else:",
+                f"    self.{name} = None",
+            ]
         elif rank is not None:
-            self.lines += [f"if {rank}:", f"    self.{name} = {made}", "else:",
-                           f"    self.{name} = PPMissingLayer()"]
+            self.lines += [
+                f"if {rank}:",
+                f"    self.{name} = {made}",
+                "else:",
+                f"    self.{name} = PPMissingLayer()",
+            ]
         else:
             self.lines.append(f"self.{name} = {made}")
 

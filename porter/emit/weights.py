@@ -28,7 +28,9 @@ class WeightPlan:
     unused: list[str] = field(default_factory=list)
 
 
-def plan_weights(facts: Facts, graph: FrameGraph, scopes: list[ClassScope]) -> WeightPlan:
+def plan_weights(
+    facts: Facts, graph: FrameGraph, scopes: list[ClassScope]
+) -> WeightPlan:
     plan = WeightPlan()
     for scope in scopes:
         for name, child in scope.children.items():
@@ -64,6 +66,8 @@ def unused_weights(facts: Facts, scopes: list[ClassScope]) -> list[tuple[str, ..
                         child.leaf and child.leaf != "torch.nn.ModuleList"
                     ):
                         visit(child)
+                    elif child.replaced is not None:
+                        found.extend(_left_over(child))
                 elif child.owner is module and _has_weights(child):
                     found.append(child.path)
         if module.element is not None:
@@ -73,6 +77,16 @@ def unused_weights(facts: Facts, scopes: list[ClassScope]) -> list[tuple[str, ..
     live.add(id(head))
     visit(facts.root)
     return found
+
+
+def _left_over(module: Module) -> list[tuple[str, ...]]:
+    """Parameters of a module that the layer in its place doesn't have."""
+    kept = getattr(module.replaced, "source", "")
+    return [
+        (*module.path, name)
+        for name, value in module.attrs.items()
+        if isinstance(value, Node) and _is_stored(value) and name != kept
+    ]
 
 
 def _owners(module: Module):
@@ -90,11 +104,16 @@ def _held(value) -> list:
 
 def _is_stored(node: Node) -> bool:
     return node.op == "parameter" or (
-        node.op == "buffer" and node.attrs.get("persistent") is True)
+        node.op == "buffer" and node.attrs.get("persistent") is True
+    )
 
 
-_WEIGHTED = ("torch.nn.Linear", "torch.nn.Embedding", "torch.nn.LayerNorm",
-             "torch.nn.RMSNorm")
+_WEIGHTED = (
+    "torch.nn.Linear",
+    "torch.nn.Embedding",
+    "torch.nn.LayerNorm",
+    "torch.nn.RMSNorm",
+)
 
 
 def _has_weights(module: Module) -> bool:
@@ -103,8 +122,10 @@ def _has_weights(module: Module) -> bool:
     if module.element is not None:
         return _has_weights(module.element)
     held = [c for v in module.attrs.values() for c in _held(v)]
-    return any(_is_stored(c) if isinstance(c, Node) else c.owner is module and
-               _has_weights(c) for c in held)
+    return any(
+        _is_stored(c) if isinstance(c, Node) else c.owner is module and _has_weights(c)
+        for c in held
+    )
 
 
 def _pattern(path: tuple[str, ...]) -> str:
@@ -133,14 +154,18 @@ def _child(plan: WeightPlan, scope: ClassScope, name: str, child: Module) -> Non
 
 def _on_self(sym: Sym) -> str | None:
     """Config fields as methods reach them."""
-    return f"self.{'.'.join((*sym.args[0], sym.args[1]))}" if sym.op == "field" else None
+    return (
+        f"self.{'.'.join((*sym.args[0], sym.args[1]))}" if sym.op == "field" else None
+    )
 
 
 def _narrow(scope: ClassScope, part: Module) -> str:
     """`.q_proj`, with what holds it in front where another module's name begins alike."""
     owner = part.owner
     assert owner is not None
-    others = [n for n, v in owner.attrs.items() if isinstance(v, Module) and v is not part]
+    others = [
+        n for n, v in owner.attrs.items() if isinstance(v, Module) and v is not part
+    ]
     clash = any(n.startswith(part.name) for n in others)
     return f".{owner.name}.{part.name}." if clash else f".{part.name}"
 
@@ -148,7 +173,9 @@ def _narrow(scope: ClassScope, part: Module) -> str:
 def _narrow_to(scope: ClassScope, part: Module, name: str) -> str:
     owner = part.owner
     assert owner is not None
-    return f".{owner.name}.{name}." if _narrow(scope, part).endswith(".") else f".{name}"
+    return (
+        f".{owner.name}.{name}." if _narrow(scope, part).endswith(".") else f".{name}"
+    )
 
 
 def _base_model_prefix(plan: WeightPlan, facts: Facts, graph: FrameGraph) -> None:
@@ -157,11 +184,19 @@ def _base_model_prefix(plan: WeightPlan, facts: Facts, graph: FrameGraph) -> Non
     base = facts.root.attrs.get(prefix) if isinstance(prefix, str) else None
     if not isinstance(base, Module):
         return
-    used = {m.path[1] for s in graph.frames for m in [s.inst] if len(m.path) > 1
-            and m.path[0] == prefix}
+    used = {
+        m.path[1]
+        for s in graph.frames
+        for m in [s.inst]
+        if len(m.path) > 1 and m.path[0] == prefix
+    }
     for node in graph.order:
         module = node.attrs.get("module")
-        if isinstance(module, Module) and len(module.path) > 1 and module.path[0] == prefix:
+        if (
+            isinstance(module, Module)
+            and len(module.path) > 1
+            and module.path[0] == prefix
+        ):
             used.add(module.path[1])
     for name in base.attrs:
         if name in used:

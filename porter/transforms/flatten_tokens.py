@@ -37,7 +37,9 @@ class FlattenTokens(Transform):
         self._collapse()
         settle(self.facts)
         for node in self.nodes():
-            if node.op == "rearrange" and self._layout(node) == self._layout(node.args[0]):
+            if node.op == "rearrange" and self._layout(node) == self._layout(
+                node.args[0]
+            ):
                 self.change(node, node.args[0], "only the batch and sequence axes move")
 
     def _flat_operands(self, node: Node, indices) -> None:

@@ -68,9 +68,16 @@ class FuseGateUp(Transform):
         for part in parts:
             part.replaced = fused
         merged = self.make("merged_linear", gate.args, gate, module=fused)
-        act = self.make("act_and_mul", (merged,), node, name=_activation(gated),
-                        activation=gated.attrs.get("activation"))
-        self.change(node, act, "act(gate(x)) * up(x) is one matrix and one fused activation")
+        act = self.make(
+            "act_and_mul",
+            (merged,),
+            node,
+            name=_activation(gated),
+            activation=gated.attrs.get("activation"),
+        )
+        self.change(
+            node, act, "act(gate(x)) * up(x) is one matrix and one fused activation"
+        )
 
 
 def _activation(node: Node):

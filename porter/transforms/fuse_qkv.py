@@ -77,12 +77,19 @@ class FuseQkv(Transform):
         fused.replaced = self._layer(attend, linears[0])
         fused.attrs["parts"] = modules
         owner.attrs[name] = fused
-        out = self.make("qkv", (linears[0].args[0],), linears[0], module=fused,
-                        sizes=dict(attend.attrs))
+        out = self.make(
+            "qkv",
+            (linears[0].args[0],),
+            linears[0],
+            module=fused,
+            sizes=dict(attend.attrs),
+        )
         for i, linear in enumerate(linears):
             modules[i].replaced = fused
             item = self.make("item", (out, i), linear, role_name="qkv"[i])
-            self.change(linear, item, "projections of one input into attention are one matrix")
+            self.change(
+                linear, item, "projections of one input into attention are one matrix"
+            )
 
     def _fit(self, attend: Node, linears: list[Node]) -> bool:
         attrs = attend.attrs
@@ -98,7 +105,9 @@ class FuseQkv(Transform):
 
     # -- one packed projection
 
-    def _fuse_packed(self, attend: Node, linear: Node, regions: list[HeadRegion]) -> None:
+    def _fuse_packed(
+        self, attend: Node, linear: Node, regions: list[HeadRegion]
+    ) -> None:
         module, users = linear.attrs["module"], self.users()
         base = linear
         if len(users[linear.id]) == 1 and users[linear.id][0].op == "rearrange":
@@ -106,8 +115,10 @@ class FuseQkv(Transform):
         readers = users[base.id]
         if len(readers) != 3 or module.cls is not None:
             return
-        if any(r.op != "slice" or r.attrs["step"] != 1 or r.attrs["dim"] != -1
-               for r in readers):
+        if any(
+            r.op != "slice" or r.attrs["step"] != 1 or r.attrs["dim"] != -1
+            for r in readers
+        ):
             return
         slices: list[Node] = []
         for region in regions:
@@ -127,15 +138,22 @@ class FuseQkv(Transform):
         module.replaced = self._layer(attend, linear)
         module.attrs["packed"] = layout
         module.attrs["num_heads"] = attend.attrs["num_heads"]
-        out = self.make("qkv", linear.args, linear, module=module, sizes=dict(attend.attrs))
+        out = self.make(
+            "qkv", linear.args, linear, module=module, sizes=dict(attend.attrs)
+        )
         for i, part in enumerate(slices):
             batch, seq = [a for a in part.axes if any(f.role for f in a)]
             rest = tuple(f for a in part.axes if not any(x.role for x in a) for f in a)
-            item = self.make("item", (out, i), part, axes=(batch, seq, rest),
-                             role_name="qkv"[i])
+            item = self.make(
+                "item", (out, i), part, axes=(batch, seq, rest), role_name="qkv"[i]
+            )
             view = self.make("rearrange", (item,), part)
-            self.change(part, view, "queries, keys and values packed in one weight are one "
-                                    "QKVParallelLinear")
+            self.change(
+                part,
+                view,
+                "queries, keys and values packed in one weight are one "
+                "QKVParallelLinear",
+            )
 
     def _layout(self, attend, linear: Node, base: Node, slices) -> str | None:
         """`heads`: q, k, v of each head in turn; `blocks`: all q, all k, all v."""
@@ -143,7 +161,8 @@ class FuseQkv(Transform):
         features = [a for a in base.axes if not any(f.role for f in a)]
         width = attrs["head_size"]
         equal = same(attrs["num_heads"], attrs["num_kv_heads"]) and same(
-            attrs["head_size"], attrs["head_size_v"])
+            attrs["head_size"], attrs["head_size_v"]
+        )
         order = tuple(leaf for a in linear.axes[-1:] for f in a for leaf in f.leaves())
         flat = tuple(leaf for a in features for f in a for leaf in f.leaves())
         if [id(f) for f in order] != [id(f) for f in flat]:
@@ -153,7 +172,9 @@ class FuseQkv(Transform):
             if heads_first and all(same(axis_size(s.axes[-1]), width) for s in slices):
                 return "heads"
         if len(features) == 1:
-            q, kv = (arith("mul", attrs[n], width) for n in ("num_heads", "num_kv_heads"))
+            q, kv = (
+                arith("mul", attrs[n], width) for n in ("num_heads", "num_kv_heads")
+            )
             sizes = [axis_size(s.axes[-1]) for s in slices]
             if all(same(a, b) for a, b in zip(sizes, (q, kv, kv), strict=True)):
                 return "blocks"

@@ -12,7 +12,7 @@ Refuses: frequencies without a default formula.
 
 from typing import Any
 
-from porter.analyze.graph import Factor, Node, axis_size, feature_axis, walk
+from porter.analyze.graph import Factor, Node, feature_axis, walk
 from porter.analyze.symbols import Sym, arith, contains, simplify, unwrap
 from porter.transforms.base import Transform, settle
 from porter.transforms.matching import is_op
@@ -42,8 +42,10 @@ class KeepRope(Transform):
         made = next(n for n in walk([node]) if n.op == fn)
         if made.frame is not node.frame:
             return False
-        return not any(r.frame is node.frame and match_table(r, fn)
-                       for r in self.reads.get(node.id, []))
+        return not any(
+            r.frame is node.frame and match_table(r, fn)
+            for r in self.reads.get(node.id, [])
+        )
 
     # -- the standard tables
 
@@ -53,13 +55,22 @@ class KeepRope(Transform):
         tokens = table.positions.axes
         rows = self._rows(node, table, frame, tokens)
         low, high = (0, half) if which == 0 else (half, table.dim)
-        part = self.make("slice", (rows, low, high), node, axes=(*tokens, feature_axis(half)),
-                         frame=frame, dim=-1, step=1)
+        part = self.make(
+            "slice",
+            (rows, low, high),
+            node,
+            axes=(*tokens, feature_axis(half)),
+            frame=frame,
+            dim=-1,
+            step=1,
+        )
         if table.pairing == "halves":  # the axes stay those that readers know
             full = self.make("cat", ((part, part),), node, frame=frame, dim=-1)
         else:
             pairs = (*part.axes[-1], Factor(2, "", repeats=True))
-            view = self.make("rearrange", (part,), node, frame=frame, axes=(*tokens, pairs))
+            view = self.make(
+                "rearrange", (part,), node, frame=frame, axes=(*tokens, pairs)
+            )
             full = self.make("along", (view,), node, frame=frame, fn="clone", names=())
         self.change(node, full, "cos and sin of the positions are vLLM's rope cache")
 
@@ -69,8 +80,15 @@ class KeepRope(Transform):
             if known.same_as(table):
                 return rows
         axes = (*tokens, feature_axis(table.dim))
-        rows = self.make("rope_rows", (table.positions,), node, axes=axes, frame=frame,
-                         table=table, head_size=_head_size(table))
+        rows = self.make(
+            "rope_rows",
+            (table.positions,),
+            node,
+            axes=axes,
+            frame=frame,
+            table=table,
+            head_size=_head_size(table),
+        )
         made.append((table, rows))
         return rows
 
@@ -81,9 +99,15 @@ class KeepRope(Transform):
             default = node.args[2] if is_op(node.args[1], "rope_init") else node.args[1]
             kind = tested_type(node.args[0])
             if kind is None or is_op(default, "rope_init"):
-                raise self.gap(node.span, "rope frequencies whose default can't be told")
+                raise self.gap(
+                    node.span, "rope frequencies whose default can't be told"
+                )
             self.facts.default_rope_only = unwrap(kind)
-            self.change(node, default, "the rope's own frequencies are kept, for rope type default")
+            self.change(
+                node,
+                default,
+                "the rope's own frequencies are kept, for rope type default",
+            )
         elif any(isinstance(a, Sym) and contains(a, "rope_scaling") for a in node.args):
             node.args = tuple(self._without_scaling(node, a) for a in node.args)
 

@@ -10,10 +10,20 @@ ELEMENTWISE = {
     "log", "sqrt", "rsqrt", "abs", "relu", "silu", "gelu", "act", "clamp", "cast", "erf",
     "reciprocal", "softplus", "maximum", "minimum", "square", "logsigmoid", "log1p",
     "expm1", "relu6", "mish", "elu", "hardtanh", "floor", "ceil", "round", "sign", "where",
-    "log2", "atan", "leaky_relu", "act_and_mul", "masked_fill", "lt", "le", "gt", "ge", "eq", "ne", "phi",
+    "log2", "atan", "leaky_relu", "act_and_mul", "masked_fill", "phi",
+    "lt", "le", "gt", "ge", "eq", "ne",
 }  # fmt: skip
-_HEAD_LOCAL = ELEMENTWISE | {"rearrange", "slice", "select", "cat", "norm", "reduce",
-                             "softmax", "item", "rope"}
+_HEAD_LOCAL = ELEMENTWISE | {
+    "rearrange",
+    "slice",
+    "select",
+    "cat",
+    "norm",
+    "reduce",
+    "softmax",
+    "item",
+    "rope",
+}
 
 
 @dataclass
@@ -116,7 +126,8 @@ def mixes_heads(node: Node, heads: set[int]) -> bool:
         return holds(node.axes[-1])
     if node.op in ("softmax", "cat"):
         return holds(node.axes[node.attrs["dim"]]) or (
-            node.op == "cat" and not all(_same_heads(p, heads) for p in node.args[0]))
+            node.op == "cat" and not all(_same_heads(p, heads) for p in node.args[0])
+        )
     if node.op in ("slice", "select", "reduce"):
         return holds(node.args[0].axes[node.attrs["dim"]])
     return False

@@ -40,7 +40,9 @@ class PlaceParallel(Transform):
         self._whole_products()
         for node in self.nodes():
             if node.op == "linear" and node.attrs["module"].replaced is None:
-                self._place(node, "ReplicatedLinear", "nothing around it can be sharded")
+                self._place(
+                    node, "ReplicatedLinear", "nothing around it can be sharded"
+                )
             elif node.op == "embedding" and node.attrs["module"].replaced is None:
                 self._embedding(node)
 
@@ -51,17 +53,48 @@ class PlaceParallel(Transform):
             region = head_region(attend.args[i], head_leaves(attend, i))
             if not region.ends:
                 where = region.nodes[-1] if region.nodes else attend
-                raise self.gap(where.span, "an operand of attention comes from no linear layer")
+                raise self.gap(
+                    where.span, "an operand of attention comes from no linear layer"
+                )
             for node in head_path(attend.args[i]):
                 if node.frame is attend.frame:
                     node.attrs["role_name"] = "qkv"[i]
+            if not all(_heads_first(e, head_leaves(attend, i)) for e in region.ends):
+                self._whole(region, attend, i)
+                continue
             for end in region.ends:
                 if end.op == "linear":
-                    self._place(end, "ColumnParallelLinear", f"it makes attention's {name}")
+                    self._place(
+                        end, "ColumnParallelLinear", f"it makes attention's {name}"
+                    )
             if region.mixing:
                 self._full_axis(region, attend, i)
             self._leaks(region, attend, i)
         self._output(attend)
+
+    def _whole(self, region: HeadRegion, attend: Node, which: int) -> None:
+        """Heads that don't stand first in the weight: every rank computes all of them."""
+        for end in region.ends:
+            if end.op != "linear":
+                raise self.gap(
+                    end.span, "the heads of packed projections are taken apart"
+                )
+            self._place(
+                end, "ReplicatedLinear", "its heads don't lie one behind the other"
+            )
+        operand = attend.args[which]
+        part = self.make(
+            "shard_heads",
+            (operand,),
+            operand,
+            kind="kv" if which else "q",
+            role_name="qkv"[which],
+        )
+        part.frame = attend.frame
+        args = list(attend.args)
+        args[which] = part
+        attend.args = tuple(args)
+        self.full |= {n.id for n in [*region.nodes, *region.mixing]}
 
     def _leaks(self, region: HeadRegion, attend: Node, which: int) -> None:
         """Heads that something beside attention reads are gathered for it."""
@@ -75,16 +108,23 @@ class PlaceParallel(Transform):
             if not (node in region.ends or has_heads(node, heads)):
                 continue
             outside = [
-                r for r in readers.get(node.id, [])
-                if r.id not in inside and id(r) not in sides and r is not attend
+                r
+                for r in readers.get(node.id, [])
+                if r.id not in inside
+                and id(r) not in sides
+                and r is not attend
                 and r.op not in ("gather_heads", "shard_heads")
             ]
             if outside:
-                full = self.make("gather_heads", (node,), node, kind="kv" if which else "q")
+                full = self.make(
+                    "gather_heads", (node,), node, kind="kv" if which else "q"
+                )
                 full.frame = attend.frame
                 for reader in outside:
                     reader.args = _replaced(reader.args, node, full)
-                self.note(node.span, "it is read beside attention: all heads are gathered")
+                self.note(
+                    node.span, "it is read beside attention: all heads are gathered"
+                )
 
     def _side(self, attend: Node, which: int) -> list[Node]:
         """What attention's operands are made of: there each rank has its own heads."""
@@ -119,12 +159,16 @@ class PlaceParallel(Transform):
                 part.frame = attend.frame
                 for reader in outside:
                     reader.args = _replaced(reader.args, node, part)
-        self.note(region.mixing[0].span, "it works across the heads: it is given all of them")
+        self.note(
+            region.mixing[0].span, "it works across the heads: it is given all of them"
+        )
 
     def _across(self, region: HeadRegion, attend: Node) -> set[int]:
         """The nodes to be computed on all heads: those that mix, with their module's."""
         inside = {n.id for n in region.mixing}
-        frames = {id(f) for n in region.mixing if (f := _below(n, attend.frame)) is not None}
+        frames = {
+            id(f) for n in region.mixing if (f := _below(n, attend.frame)) is not None
+        }
         for node in self.nodes():
             frame = _below(node, attend.frame)
             if frame is not None and id(frame) in frames:
@@ -142,16 +186,23 @@ class PlaceParallel(Transform):
             reader = readers[0]
             if reader.op == "linear":
                 if self._flat_heads(node, heads, attend):
-                    self._place(reader, "RowParallelLinear", "it takes attention's heads")
+                    self._place(
+                        reader, "RowParallelLinear", "it takes attention's heads"
+                    )
                     return
                 break
-            if reader.op not in ("rearrange", "cast") and not _scalar_elementwise(reader):
+            if reader.op not in ("rearrange", "cast") and not _scalar_elementwise(
+                reader
+            ):
                 break
             node = reader
         full = self.make("gather_heads", (attend,), attend, kind="q")
         for reader in users.get(attend.id, []):
             reader.args = _replaced(reader.args, attend, full)
-        self.note(attend.span, "what follows attention works across the heads: it is given all")
+        self.note(
+            attend.span,
+            "what follows attention works across the heads: it is given all",
+        )
 
     def _flat_heads(self, node: Node, heads, attend: Node) -> bool:
         leaves = [leaf for f in node.axes[-1] for leaf in f.leaves()]
@@ -159,7 +210,8 @@ class PlaceParallel(Transform):
         whole = axis_size(node.axes[-1])
         attrs = attend.attrs
         return {id(f) for f in front} == heads and same(
-            whole, _times(attrs["num_heads"], attrs["head_size_v"]))
+            whole, _times(attrs["num_heads"], attrs["head_size_v"])
+        )
 
     # -- inner widths
 
@@ -176,8 +228,11 @@ class PlaceParallel(Transform):
                     return
         for producer in producers:
             if producer.op == "linear":
-                self._place(producer, "ColumnParallelLinear",
-                            "what follows it is elementwise up to a linear layer")
+                self._place(
+                    producer,
+                    "ColumnParallelLinear",
+                    "what follows it is elementwise up to a linear layer",
+                )
         self._place(consumer, "RowParallelLinear", "its input is sharded by columns")
         self.sharded |= region
 
@@ -189,7 +244,9 @@ class PlaceParallel(Transform):
                 full = self.make("gather_heads", (node,), node, kind="q")
                 for reader in readers.get(node.id, []):
                     reader.args = _replaced(reader.args, node, full)
-                self.note(node.span, "what reads it works across its width: it is gathered")
+                self.note(
+                    node.span, "what reads it works across its width: it is gathered"
+                )
 
     def _trace(self, node: Node, producers: list[Node], inside: list[Node]) -> bool:
         if node in producers or node in inside:
@@ -203,8 +260,9 @@ class PlaceParallel(Transform):
             producers.append(node)
             return True
         if node.op == "rearrange":
-            same_last = [id(f) for f in node.axes[-1]] == [id(f) for f in
-                                                          node.args[0].axes[-1]]
+            same_last = [id(f) for f in node.axes[-1]] == [
+                id(f) for f in node.args[0].axes[-1]
+            ]
             if not same_last:
                 return False
         elif node.op not in ELEMENTWISE:
@@ -226,8 +284,10 @@ class PlaceParallel(Transform):
         module: Module = node.attrs["module"]
         if module.replaced is not None:
             if module.replaced.kind != kind:
-                raise self.gap(node.span, "a linear layer is used in two ways that are sharded "
-                               "differently")
+                raise self.gap(
+                    node.span,
+                    "a linear layer is used in two ways that are sharded differently",
+                )
             return
         module.replaced = Layer(
             kind,
@@ -240,13 +300,28 @@ class PlaceParallel(Transform):
     def _embedding(self, node: Node) -> None:
         module: Module = node.attrs["module"]
         ids = node.args[0]
-        args = {"num_embeddings": module.args["num_embeddings"],
-                "embedding_dim": module.args["embedding_dim"]}
+        args = {
+            "num_embeddings": module.args["num_embeddings"],
+            "embedding_dim": module.args["embedding_dim"],
+        }
         if is_op(ids, "input_ids"):
-            module.replaced = Layer("VocabParallelEmbedding", args, parallel=True, prefix=True)
-            self.note(module.span, "the embedding of the tokens is sharded over the vocabulary")
+            module.replaced = Layer(
+                "VocabParallelEmbedding", args, parallel=True, prefix=True
+            )
+            self.note(
+                module.span,
+                "the embedding of the tokens is sharded over the vocabulary",
+            )
         else:
             module.replaced = Layer("nn.Embedding", args)
+
+
+def _heads_first(end: Node, heads: set[int]) -> bool:
+    """Whether cutting a projection's output in equal parts cuts between heads."""
+    if end.op != "linear":
+        return True
+    leaves = [leaf for factor in end.axes[-1] for leaf in factor.leaves()]
+    return bool(leaves) and id(leaves[0]) in heads
 
 
 def _below(node: Node, frame: Frame | None) -> Frame | None:
@@ -275,4 +350,6 @@ def _scalar_elementwise(node: Node) -> bool:
     if node.op not in ELEMENTWISE:
         return False
     tensors = [a for a in node.args if isinstance(a, Node)]
-    return len(tensors) == 1 and all(isinstance(a, Node) or is_scalar(a) for a in node.args)
+    return len(tensors) == 1 and all(
+        isinstance(a, Node) or is_scalar(a) for a in node.args
+    )

@@ -47,27 +47,53 @@ class SubstituteAttention(Transform):
     def _replace(self, node: Node) -> None:
         weights = strip_casts(node.args[0])
         if not is_op(weights, "softmax") or not _over_history(weights, -1):
-            raise self.gap(node.span, "cached values are summed with weights that are no softmax")
+            raise self.gap(
+                node.span, "cached values are summed with weights that are no softmax"
+            )
         if weights.attrs["dim"] != -1:
-            raise self.gap(weights.span, "softmax over another axis than the cached tokens")
+            raise self.gap(
+                weights.span, "softmax over another axis than the cached tokens"
+            )
         scores = self._scores(weights)
-        query, key_states = scores.query, self._remembered(scores.key, node, transposed=True)
+        query, key_states = (
+            scores.query,
+            self._remembered(scores.key, node, transposed=True),
+        )
         value_states = self._remembered(node.args[1], node, transposed=False)
-        if len(query.axes) != 4 or len(key_states.axes) != 4 or len(value_states.axes) != 4:
-            raise self.gap(node.span, "attention whose operands aren't [batch, heads, seq, dim]")
+        if (
+            len(query.axes) != 4
+            or len(key_states.axes) != 4
+            or len(value_states.axes) != 4
+        ):
+            raise self.gap(
+                node.span, "attention whose operands aren't [batch, heads, seq, dim]"
+            )
         for states in (query, key_states, value_states):
             roles = [tuple(f.role for f in a if f.role) for a in states.axes]
             if roles != [("batch",), (), ("seq",), ()]:
-                raise self.gap(states.span, "attention whose operands aren't [batch, heads, seq, dim]")
+                raise self.gap(
+                    states.span,
+                    "attention whose operands aren't [batch, heads, seq, dim]",
+                )
         scale, query = self._fold_query_scale(scores.scale, query)
         attend = self.make(
-            "attend", (query, key_states, value_states), node, scale=scale,
-            soft_cap=scores.soft_cap, window=scores.window,
-            num_heads=axis_size(query.axes[1]), num_kv_heads=axis_size(key_states.axes[1]),
-            head_size=axis_size(query.axes[3]), head_size_v=axis_size(value_states.axes[3]),
+            "attend",
+            (query, key_states, value_states),
+            node,
+            scale=scale,
+            soft_cap=scores.soft_cap,
+            window=scores.window,
+            num_heads=axis_size(query.axes[1]),
+            num_kv_heads=axis_size(key_states.axes[1]),
+            head_size=axis_size(query.axes[3]),
+            head_size_v=axis_size(value_states.axes[3]),
         )
         self._check_heads(node, query, key_states, value_states)
-        self.change(node, attend, "softmax(q @ k.T) @ v over the cache is the engine's attention")
+        self.change(
+            node,
+            attend,
+            "softmax(q @ k.T) @ v over the cache is the engine's attention",
+        )
 
     # -- the scores, from the softmax inwards
 
@@ -81,8 +107,11 @@ class SubstituteAttention(Transform):
         if not is_op(base, "matmul") or not _over_history(base, -1):
             what = base.op if isinstance(base, Node) else "a scalar"
             span = base.span if isinstance(base, Node) else softmax.span
-            raise self.gap(span, f"attention scores go through `{what}`",
-                           "vLLM's Attention takes scale * q @ k.T, a soft cap and a mask")
+            raise self.gap(
+                span,
+                f"attention scores go through `{what}`",
+                "vLLM's Attention takes scale * q @ k.T, a soft cap and a mask",
+            )
         return Scores(base.args[0], base.args[1], scale, cap, window)
 
     def _curve(self, value):
@@ -93,7 +122,11 @@ class SubstituteAttention(Transform):
             inner, factor, op = part
             base, scale, cap = self._curve(inner)
             factor = factor if op == "mul" else arith("truediv", 1.0, factor)
-            return base, _times(scale, factor), cap if cap is None else _times(cap, factor)
+            return (
+                base,
+                _times(scale, factor),
+                cap if cap is None else _times(cap, factor),
+            )
         if is_op(value, "tanh"):
             base, scale, cap = self._curve(value.args[0])
             if cap is None:
@@ -102,8 +135,11 @@ class SubstituteAttention(Transform):
             cond, a, b = value.args
             left, right = self._curve(a), self._curve(b)
             if left[0] is right[0]:
-                return left[0], _either(cond, left[1], right[1]), _either(
-                    cond, left[2], right[2])
+                return (
+                    left[0],
+                    _either(cond, left[1], right[1]),
+                    _either(cond, left[2], right[2]),
+                )
         return value, 1.0, None
 
     def _mask(self, softmax: Node):
@@ -116,8 +152,11 @@ class SubstituteAttention(Transform):
             for mask, rest in either_way(value):
                 if _is_mask(mask):
                     return strip_casts(rest), self._window(mask), temperature
-        raise self.gap(softmax.span, "attention without a causal mask on its scores",
-                       "a port is a decoder: each token attends to those before it")
+        raise self.gap(
+            softmax.span,
+            "attention without a causal mask on its scores",
+            "a port is a decoder: each token attends to those before it",
+        )
 
     def _window(self, mask: Node):
         mask = strip_casts(mask)
@@ -139,8 +178,11 @@ class SubstituteAttention(Transform):
             base = base.args[0]
         if not is_op(base, "remember"):
             span = base.span if isinstance(base, Node) else where.span
-            raise self.gap(span, f"cached keys or values go through `{base.op}`",
-                           "apply it before the cache is updated")
+            raise self.gap(
+                span,
+                f"cached keys or values go through `{base.op}`",
+                "apply it before the cache is updated",
+            )
         axes = list(node.axes)
         if transposed:
             axes[-1], axes[-2] = axes[-2], axes[-1]
@@ -151,8 +193,11 @@ class SubstituteAttention(Transform):
         heads = _leaves(axes[1])
         repeats = [i for i, f in enumerate(heads) if f.repeats]
         if repeats and repeats != [len(heads) - 1]:
-            raise self.gap(node.span, "key/value heads are repeated in another order than vLLM's",
-                           "query head i must read key/value head i // group")
+            raise self.gap(
+                node.span,
+                "key/value heads are repeated in another order than vLLM's",
+                "query head i must read key/value head i // group",
+            )
         if any(f.repeats for a in (axes[0], axes[2], axes[3]) for f in a):
             raise self.gap(node.span, "cached tokens are repeated")
         return base.args[0]

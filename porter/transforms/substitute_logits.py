@@ -32,7 +32,9 @@ class SubstituteLogits(Transform):
         )  # fmt: skip
         node, attrs = self._processor(head)
         new = self.make("logits", head.args, node, module=module, **attrs)
-        self.change(node, new, "the linear layer that makes the logits is the vocabulary head")
+        self.change(
+            node, new, "the linear layer that makes the logits is the vocabulary head"
+        )
 
     def _head(self, top: Node) -> Node:
         """The one linear layer of the root's own frame that the logits come from."""
@@ -47,8 +49,11 @@ class SubstituteLogits(Transform):
             else:
                 stack.extend(node.inputs())
         if len(found) != 1:
-            raise self.gap(top.span, "the logits don't come from one linear layer",
-                           "heads of several layers aren't ported yet")
+            raise self.gap(
+                top.span,
+                "the logits don't come from one linear layer",
+                "heads of several layers aren't ported yet",
+            )
         return found[0]
 
     def _processor(self, head: Node) -> tuple[Node, dict[str, Any]]:
@@ -84,12 +89,22 @@ class SubstituteLogits(Transform):
                 continue
             outer = self._only_user(tanh)
             capped = scaled(outer) if outer is not None else None
-            if outer is None or capped is None or capped[2] != "mul" or not same(capped[1], part[1]):
+            if (
+                outer is None
+                or capped is None
+                or capped[2] != "mul"
+                or not same(capped[1], part[1])
+            ):
                 continue
             if len(users) == 1:
                 return outer, part[1]
             join = self._only_user(outer)
-            if join is not None and is_op(join, "phi") and len(users) == 2 and join in users:
+            if (
+                join is not None
+                and is_op(join, "phi")
+                and len(users) == 2
+                and join in users
+            ):
                 if _cap_given(join, head, outer, part[1]):
                     return join, part[1]
         return None

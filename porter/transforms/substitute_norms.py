@@ -55,8 +55,9 @@ class SubstituteNorms(Transform):
             args["has_weight"] = False
         inst.replaced = Layer(kind, args)
         inst.replaced.source = match.weight.attrs["slot"][1] if match.weight else ""
-        new = self.make("norm", (match.x,), out, module=inst, frame=frame.parent,
-                        axes=out.axes)
+        new = self.make(
+            "norm", (match.x,), out, module=inst, frame=frame.parent, axes=out.axes
+        )
         new.span = frame.span
         new.loop = match.x.loop if frame.parent is None else _loop_of(frame, out)
         self.change(out, new, f"its forward is the formula of {kind}")
@@ -79,7 +80,9 @@ def match_rms_norm(out: Node, frame: Frame) -> RootMeanSquare | None:
                 if match is None:
                     return None
                 param, plus_one = weight
-                if len(param.axes) != 1 or not same(last_size(param), last_size(match.x)):
+                if len(param.axes) != 1 or not same(
+                    last_size(param), last_size(match.x)
+                ):
                     return None
                 return RootMeanSquare(match.x, match.eps, param, plus_one)
     return _normalized(value, frame)

@@ -59,20 +59,30 @@ class SubstituteRope(Transform):
                         self._replace_one(attend, node, rotation)
 
     def _attrs(self, attend: Node, table: Table) -> dict:
-        return {"table": table, "head_size": attend.attrs["head_size"],
-                "owner": attend.frame.inst if attend.frame else None}
+        return {
+            "table": table,
+            "head_size": attend.attrs["head_size"],
+            "owner": attend.frame.inst if attend.frame else None,
+        }
 
     def _replace_pair(self, attend: Node, states, found) -> None:
         args = (found[0].table.positions, found[0].x, found[1].x)
         pair = self.make("rope", args, attend, **self._attrs(attend, found[0].table))
         for i, (node, rotation) in enumerate(zip(states, found, strict=True)):
             new = self.make("item", (pair, i), node, axes=rotation.x.axes)
-            self.change(node, new, "x * cos + rotate(x) * sin is vLLM's rotary embedding")
+            self.change(
+                node, new, "x * cos + rotate(x) * sin is vLLM's rotary embedding"
+            )
 
     def _replace_one(self, attend: Node, node: Node, rotation: Rotation) -> None:
         args = (rotation.table.positions, rotation.x)
-        new = self.make("rope", args, node, axes=rotation.x.axes,
-                        **self._attrs(attend, rotation.table))
+        new = self.make(
+            "rope",
+            args,
+            node,
+            axes=rotation.x.axes,
+            **self._attrs(attend, rotation.table),
+        )
         self.change(node, new, "x * cos + rotate(x) * sin is vLLM's rotary embedding")
 
     def _rotation(self, node: Node) -> Rotation | None:
@@ -104,7 +114,9 @@ def _partial(rotated, passed) -> Rotation | None:
         return None
     if any(s.attrs["dim"] != -1 or s.attrs["step"] != 1 for s in (found.x, passed)):
         return None
-    if not same(passed.args[2], axis_size(x.axes[-1])) or not same(high, found.table.dim):
+    if not same(passed.args[2], axis_size(x.axes[-1])) or not same(
+        high, found.table.dim
+    ):
         return None
     return Rotation(x, found.table)
 
@@ -237,8 +249,9 @@ def _inverse_frequencies(node):
     while is_op(node, "rearrange", "cast", "buffer"):
         if node.op == "cast" and strip_casts(node) is node:
             return None
-        if node.op == "rearrange" and any(f.repeats and not f.role
-                                          for a in node.axes for f in a):
+        if node.op == "rearrange" and any(
+            f.repeats and not f.role for a in node.axes for f in a
+        ):
             return None
         node = node.args[0]
     if not is_op(node, "phi"):
@@ -318,5 +331,8 @@ def _scaling_fits(scaling, found) -> bool:
     if tested is None or not same(tested, rope_type) or not same(default, 1):
         return False
     scaled = unwrap(scaled)
-    return isinstance(scaled, Sym) and scaled.op == "rope_scaling" and same(
-        scaled.args[0], rope_type)
+    return (
+        isinstance(scaled, Sym)
+        and scaled.op == "rope_scaling"
+        and same(scaled.args[0], rope_type)
+    )
