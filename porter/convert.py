@@ -10,7 +10,7 @@ from typing import Any
 from porter import __version__
 from porter.analyze.model import Facts, analyze
 from porter.emit.module_file import Emitted, emit
-from porter.gap import UsageError
+from porter.gap import FAULTS, UsageError, fault
 from porter.pipeline import run
 from porter.source import SourceFile, SourceSet, transformers_root, transformers_version
 from porter.transforms.base import Change
@@ -49,12 +49,15 @@ def convert(
     sources = SourceSet()
     file = sources.load(path, text)
     facts = analyze(sources, file, arch, config)
-    changes = run(facts)
     described, again = describe_source(file, arch, source)
     if config is not None:
         again += f" --config {shlex.quote(str(config))}"
     header = _header(file, described, again)
-    emitted = emit(facts, header)
+    try:
+        changes = run(facts)
+        emitted = emit(facts, header)
+    except FAULTS as error:
+        raise fault(file.shown, facts.cls.node.lineno, error) from error
     name = re.sub(r"^modeling_", "", path.stem)
     return Port(
         emitted.text,

@@ -1,5 +1,6 @@
 """What porter says when it stops: a refusal, or a mistake of the caller."""
 
+import os
 from dataclasses import dataclass
 
 
@@ -27,6 +28,31 @@ class Refused(Exception):
     def __init__(self, gaps: list[Gap]):
         self.gaps = gaps
         super().__init__("\n".join(str(gap) for gap in gaps))
+
+
+# What a call that porter misread, or a case that it forgot, ends in.
+FAULTS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
+
+def fault(file: str, line: int, error: Exception) -> Refused:
+    """A refusal where porter itself fails: never a traceback, never a guess.
+
+    With PORTER_DEBUG=1 the error is raised as it is.
+    """
+    if os.environ.get("PORTER_DEBUG") == "1":
+        raise error
+    what = f"porter can't follow this ({type(error).__name__}: {error})"
+    return Refused(
+        [Gap(file, line, what, "this is a fault of porter's: please report it")]
+    )
 
 
 class UsageError(Exception):

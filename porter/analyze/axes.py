@@ -6,7 +6,7 @@ from porter.analyze.graph import Axes, Axis, Factor, axis_size, feature_axis, ha
 from porter.analyze.symbols import arith, constant, key, product, same
 
 
-class AxisError(Exception):
+class AxisError(ValueError):
     """The shapes don't fit in a way that the algebra can follow."""
 
 

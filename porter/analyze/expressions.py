@@ -770,6 +770,8 @@ class Expressions:
         if isinstance(fn, Module):
             return self.call_module(fn, args, kwargs)
         if isinstance(fn, Activation):
+            if len(args) != 1 or kwargs:
+                raise self.gap("an activation that is built with arguments")
             return torch_ops.activation(self, fn, args[0])
         if isinstance(fn, Class):
             return self.instantiate(fn, args, kwargs)

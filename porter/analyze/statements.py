@@ -16,6 +16,7 @@ from porter.analyze.values import (
     Opaque,
     is_scalar,
 )
+from porter.gap import FAULTS, fault
 
 
 @dataclass
@@ -70,7 +71,10 @@ class Statements:
         method = getattr(self, f"do_{type(stmt).__name__}", None)
         if method is None:
             raise self.gap(f"`{type(stmt).__name__}` statements aren't followed")
-        return method(stmt, env)
+        try:
+            return method(stmt, env)
+        except FAULTS as error:
+            raise fault(self.file.shown, stmt.lineno, error) from error
 
     # -- simple statements
 
