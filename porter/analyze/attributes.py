@@ -3,7 +3,7 @@
 import ast
 from typing import Any
 
-from porter.analyze import hf_api, torch_ops
+from porter.analyze import hf_api, torch_creation, torch_ops
 from porter.analyze.graph import Node
 from porter.analyze.part import Part
 from porter.analyze.symbols import (
@@ -96,7 +96,7 @@ class Attributes(Part):
         if name == "__class__":
             return Opaque("the class of a module")
         if obj.leaf and name in ("weight", "bias"):
-            return torch_ops.leaf_parameter(self, obj, name)
+            return torch_creation.leaf_parameter(self, obj, name)
         if obj.leaf and name in obj.args:
             return obj.args[name]
         for cls in self._lineage(obj):

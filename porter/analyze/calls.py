@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from porter.analyze import hf_api, torch_ops
+from porter.analyze import hf_api, torch_elementwise, torch_ops
 from porter.analyze.graph import Node, axis_size
 from porter.analyze.part import Part
 from porter.analyze.symbols import (
@@ -59,7 +59,7 @@ class Calls(Part):
         if isinstance(fn, Activation):
             if len(args) != 1 or kwargs:
                 raise self.gap("an activation that is built with arguments")
-            return torch_ops.activation(self, fn, args[0])
+            return torch_elementwise.activation(self, fn, args[0])
         if isinstance(fn, Class):
             return self.instantiate(fn, args, kwargs)
         if isinstance(fn, Choice):

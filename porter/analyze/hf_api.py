@@ -8,7 +8,7 @@ import ast
 from typing import Any
 
 from porter.analyze import positions as pos
-from porter.analyze import torch_ops
+from porter.analyze import torch_elementwise
 from porter.analyze.graph import Node, batch_axis, feature_axis, hist_axis, seq_axis
 from porter.analyze.symbols import (
     LAYER,
@@ -61,7 +61,7 @@ _MASK_ORDER = [
 def external_attribute(name: External) -> Any:
     head, _, last = name.name.rpartition(".")
     if head == "torch":
-        dtype = torch_ops.dtype_of(last)
+        dtype = torch_elementwise.dtype_of(last)
         if dtype is not None:
             return dtype
     if head == "math" and last in ("pi", "inf", "e"):
@@ -591,7 +591,7 @@ def _sum(interp, x):
 
 def compare_dtypes(interp, op, left, right):
     tags = [
-        torch_ops.dtype_tag(interp, d)[0] if d is not None else "none"
+        torch_elementwise.dtype_tag(interp, d)[0] if d is not None else "none"
         for d in (left, right)
     ]
     if tags[0] == tags[1]:

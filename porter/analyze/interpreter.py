@@ -19,8 +19,8 @@ from porter.analyze.operators import Operators
 from porter.analyze.statements import Statements
 from porter.analyze.subscripts import Subscripts
 from porter.analyze.symbols import Sym, contains, key, negate, same, unwrap
+from porter.analyze.token_axes import forbid_tokens
 from porter.analyze.torch_modules import bind_leaf, call_leaf, is_leaf
-from porter.analyze.torch_ops import forbid_tokens
 from porter.analyze.values import (
     MISSING,
     Bound,

@@ -3,7 +3,7 @@
 import ast
 from typing import Any
 
-from porter.analyze import hf_api, torch_ops
+from porter.analyze import hf_api, torch_elementwise, torch_ops
 from porter.analyze.graph import Node
 from porter.analyze.part import Part
 from porter.analyze.sequences import SymList
@@ -85,7 +85,7 @@ class Operators(Part):
         if isinstance(left, Choice) or isinstance(right, Choice):
             return self._binary_choice(operator, left, right)
         if isinstance(left, Node) or isinstance(right, Node):
-            return torch_ops.binary(self, op, left, right)
+            return torch_elementwise.binary(self, op, left, right)
         if (
             isinstance(left, (tuple, list))
             and isinstance(right, type(left))
@@ -192,7 +192,7 @@ class Operators(Part):
             outcome = self.contains(left, right)
             return _flip(outcome) if isinstance(op, ast.NotIn) else outcome
         if isinstance(left, Node) or isinstance(right, Node):
-            return torch_ops.comparison(self, _COMPARE[type(op)], left, right)
+            return torch_elementwise.comparison(self, _COMPARE[type(op)], left, right)
         if isinstance(left, (Dtype, DtypeOf)) or isinstance(right, (Dtype, DtypeOf)):
             return hf_api.compare_dtypes(self, op, left, right)
         if isinstance(left, Opaque) or isinstance(right, Opaque):

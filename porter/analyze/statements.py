@@ -410,7 +410,7 @@ class Statements(Part):
         raise self.gap(f"a {type(value).__name__} can't be unpacked here")
 
     def unbind_first(self, value: Node) -> list:
-        from porter.analyze.torch_ops import select
+        from porter.analyze.torch_parts import select
 
         size = constant(_first_size(value))
         if size is None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from porter.analyze import hf_api, torch_ops
+from porter.analyze import hf_api, torch_parts
 from porter.analyze.graph import Node
 from porter.analyze.part import Part
 from porter.analyze.sequences import Enumerated, LayerSlice, SymList, SymRange, Zipped
@@ -37,7 +37,7 @@ class Subscripts(Part):
     def subscript(self, obj, index) -> Any:
         obj = self.resolve(obj)
         if isinstance(obj, Node):
-            return torch_ops.index(self, obj, index)
+            return torch_parts.index(self, obj, index)
         if isinstance(obj, (tuple, list)):
             return self._index_sequence(obj, index)
         if isinstance(obj, dict):

@@ -108,7 +108,7 @@ def fill_module_list(interp, inst: Module, modules) -> None:
 
 def call_leaf(interp, inst: Module, args: list, kwargs: dict) -> Any:
     """The operation that calling a torch module is."""
-    from porter.analyze.torch_ops import activation_op
+    from porter.analyze.torch_elementwise import activation_op
 
     leaf = inst.leaf
     x = args[0] if args else next(iter(kwargs.values()), None)

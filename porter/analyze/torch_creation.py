@@ -1,0 +1,135 @@
+"""Tensors made from nothing: filled, ranges, constants, parameters."""
+
+from porter.analyze import positions as pos
+from porter.analyze.graph import (
+    Axes,
+    Node,
+    feature_axis,
+)
+from porter.analyze.symbols import Sym, arith, constant, is_symbolic, key, same
+from porter.analyze.torch_elementwise import cast, dtype_tag
+from porter.analyze.torch_shapes import _token_axis
+from porter.analyze.values import (
+    DEVICE,
+    Module,
+    Opaque,
+    is_scalar,
+)
+
+
+def leaf_parameter(interp, module: Module, name: str):
+    args = module.args
+    if (
+        name == "bias"
+        and module.leaf != "torch.nn.Embedding"
+        and args.get("bias") is False
+    ):
+        return None
+    if module.leaf == "torch.nn.Linear":
+        axes: Axes = (
+            feature_axis(args["out_features"]),
+            feature_axis(args["in_features"]),
+        )
+        axes = axes if name == "weight" else axes[:1]
+    elif module.leaf == "torch.nn.Embedding":
+        axes = (
+            feature_axis(args["num_embeddings"]),
+            feature_axis(args["embedding_dim"]),
+        )
+    else:
+        shape = args.get("normalized_shape")
+        axes = (feature_axis(shape),)
+    return interp.node("leaf_parameter", (), axes, module=module, name=name)
+
+
+def _creation(interp, short: str, args: list, kwargs: dict):
+    if short in ("ones", "zeros", "full", "empty"):
+        return _filled(interp, short, args, kwargs)
+    if short == "arange":
+        return arange(interp, *args, **kwargs)
+    if short in ("tensor", "as_tensor") and args and is_scalar(args[0]):
+        return interp.node("constant", (args[0],), ())
+    if short == "Size":
+        return tuple(args[0])
+    if short == "finfo":
+        return Opaque("torch.finfo")
+    if short in ("ones_like", "zeros_like") and args and isinstance(args[0], Node):
+        value = 1.0 if short == "ones_like" else 0.0
+        return interp.node("fill", (value,), args[0].axes, dtype=args[0].dtype)
+    if short in ("Parameter", "Buffer"):
+        return args[0]
+    if short in (
+        "is_grad_enabled",
+        "is_tracing",
+        "is_autocast_enabled",
+        "is_compiling",
+    ):
+        return False
+    if short == "device":
+        return DEVICE
+    return NotImplemented
+
+
+def _filled(interp, short: str, args: list, kwargs: dict):
+    values = list(args)
+    fill = {"ones": 1.0, "zeros": 0.0, "empty": 0.0}.get(short)
+    if short == "full":
+        fill = kwargs.get("fill_value", values.pop() if len(values) > 1 else None)
+    sizes = kwargs.get("size", values[0] if len(values) == 1 else values)
+    sizes = list(sizes) if isinstance(sizes, (tuple, list)) else [sizes]
+    if pos.is_full_length(sizes) and fill == 1.0:
+        return pos.ones(interp, sizes)
+    axes = []
+    for s in sizes:
+        k = key(s)
+        if k[:1] == ("runtime",):
+            axes.append(_token_axis(s))
+        else:
+            axes.append(feature_axis(s))
+    return interp.node("fill", (fill,), tuple(axes), init=short)
+
+
+def arange(interp, *args, **kwargs):
+    for name in ("device", "requires_grad"):
+        kwargs.pop(name, None)
+    dtype = kwargs.pop("dtype", None)
+    start, stop, step = 0, None, 1
+    values = list(args)
+    if "end" in kwargs:
+        stop = kwargs.pop("end")
+        start = kwargs.pop("start", values[0] if values else 0)
+    elif len(values) == 1:
+        stop = values[0]
+    elif values:
+        start, stop = values[0], values[1]
+        step = values[2] if len(values) > 2 else 1
+    step = kwargs.pop("step", step)
+    made = pos.arange(interp, start, stop, step)
+    if made is not None:
+        return cast(interp, made, dtype) if dtype is not None else made
+    length = arith("sub", stop, start) if not same(start, 0) else stop
+    if constant(step) != 1:
+        length = arith("floordiv", length, step)
+    tag = dtype_tag(interp, dtype)[0] if dtype is not None else "int64"
+    return interp.node(
+        "arange", (start, stop, step), (feature_axis(length),), dtype=tag
+    )
+
+
+def _math(interp, short: str, args: list):
+    import math
+
+    if short in ("pi", "inf", "e"):
+        return getattr(math, short)
+    number = constant(args[0])
+    if short == "sqrt":
+        return math.sqrt(number) if number is not None else arith("pow", args[0], 0.5)
+    if number is not None and not is_symbolic(args[0]):
+        return getattr(math, short)(*args)
+    return Sym("call", (f"math.{short}", *args))
+
+
+def item(interp, x: Node):
+    if x.op == "constant":
+        return x.args[0]
+    raise interp.gap("`.item()` of a tensor")

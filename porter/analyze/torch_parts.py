@@ -1,0 +1,185 @@
+"""Parts of tensors: slices, chunks, items; and putting parts together."""
+
+from typing import Any
+
+from porter.analyze import axes as ax
+from porter.analyze import positions as pos
+from porter.analyze.graph import (
+    Node,
+    axis_size,
+    feature_axis,
+    has_role,
+)
+from porter.analyze.symbols import Sym, arith, constant, key, same
+from porter.analyze.token_axes import forbid_tokens
+from porter.analyze.torch_shapes import rearranged, unsqueeze
+
+
+def index(interp, x: Node, item) -> Node:
+    """x[...] with integers, slices, None and `...`."""
+    items = list(item) if isinstance(item, tuple) else [item]
+    if pos.is_position_mask(x):
+        return pos.index(interp, x, items)
+    for it in items:
+        if isinstance(it, Node):
+            return _gather_rows(interp, x, items)
+    count = sum(1 for i in items if i is not None and i is not Ellipsis)
+    if Ellipsis in [i for i in items if not _unhashable(i)]:
+        at = next(n for n, i in enumerate(items) if i is Ellipsis)
+        items[at : at + 1] = [slice(None)] * (len(x.axes) - count)
+    else:
+        items += [slice(None)] * (len(x.axes) - count)
+    out, dim = x, 0
+    for it in items:
+        if it is None:
+            out = unsqueeze(interp, out, dim)
+            dim += 1
+        elif isinstance(it, slice):
+            out = narrow(interp, out, dim, it.start, it.stop, it.step)
+            dim += 1
+        elif constant(it) is not None:
+            out = select(interp, out, dim, constant(it))
+        else:
+            raise interp.gap("a tensor is indexed by something that can't be followed")
+    return out
+
+
+def _unhashable(item) -> bool:
+    return isinstance(item, (slice, Node, Sym))
+
+
+def _gather_rows(interp, x: Node, items: list) -> Node:
+    """table[ids]: rows picked by a tensor of ids, as an embedding does."""
+    if len(items) != 1 or any(has_role(a, "batch", "seq", "hist") for a in x.axes):
+        raise interp.gap("a tensor is indexed by a tensor")
+    ids = items[0]
+    return interp.node("rows", (x, ids), (*ids.axes, *x.axes[1:]), dtype=x.dtype)
+
+
+def narrow(interp, x: Node, dim: int, start, stop, step=None) -> Node:
+    axis = x.axes[dim]
+    size = axis_size(axis)
+    low, high = ax.bounds(start, stop, size)
+    if constant(low) == 0 and same(high, size) and step in (None, 1):
+        return x
+    if has_role(axis, "hist") and constant(low) == 0 and step in (None, 1):
+        if key(high)[:1] == ("runtime",):
+            return x
+    if any(f.role for f in axis):
+        return _narrow_tokens(interp, x, axis)
+    length = ax.slice_size(start, stop, step, size)
+    axes = (*x.axes[:dim], feature_axis(length), *x.axes[dim + 1 :])
+    if not same(length, 1) and axes[dim] == ():
+        raise interp.gap("a slice of unknown size")
+    return interp.node(
+        "slice",
+        (x, low, high),
+        axes,
+        dtype=x.dtype,
+        dim=dim - len(x.axes),
+        step=step if step is not None else 1,
+    )
+
+
+def _narrow_tokens(interp, x, axis):
+    if x.op == "mask":
+        return x
+    raise interp.gap(
+        "this takes part of the tokens: it mixes tokens outside attention",
+        "vLLM batches tokens of several sequences; only attention may look across them",
+    )
+
+
+def select(interp, x: Node, dim: int, at) -> Node:
+    axis = x.axes[dim % len(x.axes)]
+    dim = dim % len(x.axes)
+    if not axis:
+        return rearranged(interp, x, lambda: [*x.axes[:dim], *x.axes[dim + 1 :]])
+    forbid_tokens(interp, axis, "taking one item")
+    if at < 0:
+        at = arith("add", axis_size(axis), at)
+    return interp.node(
+        "select",
+        (x, at),
+        (*x.axes[:dim], *x.axes[dim + 1 :]),
+        dtype=x.dtype,
+        dim=dim - len(x.axes),
+    )
+
+
+def chunk(interp, x: Node, chunks, dim=0):
+    n = constant(chunks)
+    at = ax.normalize(constant(dim), len(x.axes))
+    forbid_tokens(interp, x.axes[at], "`chunk`")
+    width = arith("floordiv", axis_size(x.axes[at]), n)
+    return tuple(_part(interp, x, at, i, width) for i in range(int(n)))
+
+
+def _part(interp, x, at, i, width):
+    low = arith("mul", width, i)
+    return narrow(interp, x, at, low, arith("add", low, width))
+
+
+def split(interp, x: Node, split_size_or_sections=None, dim=0, **kwargs):
+    sizes = kwargs.get("split_size", split_size_or_sections)
+    at = ax.normalize(constant(dim), len(x.axes))
+    forbid_tokens(interp, x.axes[at], "`split`")
+    if not isinstance(sizes, (tuple, list)):
+        count = constant(arith("floordiv", axis_size(x.axes[at]), sizes))
+        if count is None:
+            raise interp.gap("`split` into a symbolic number of parts")
+        sizes = [sizes] * int(count)
+    out, low = [], 0
+    for size in sizes:
+        high = arith("add", low, size)
+        out.append(narrow(interp, x, at, low, high))
+        low = high
+    if not same(low, axis_size(x.axes[at])):
+        raise interp.gap(f"`split` sizes don't add up to {axis_size(x.axes[at])}")
+    return tuple(out)
+
+
+def unbind(interp, x, dim=0):
+    at = ax.normalize(constant(dim), len(x.axes))
+    n = constant(axis_size(x.axes[at]))
+    if n is None:
+        raise interp.gap("`unbind` of an axis of symbolic size")
+    return tuple(select(interp, x, at, i) for i in range(int(n)))
+
+
+def cat(interp, tensors, dim=0, axis=None):
+    dim = dim if axis is None else axis
+    tensors = [interp.resolve(t) for t in tensors]
+    if any(not isinstance(t, Node) for t in tensors):
+        raise interp.gap("`cat` of something that isn't a tensor")
+    at = ax.normalize(constant(dim), len(tensors[0].axes))
+    size: Any = 0
+    for x in tensors:
+        forbid_tokens(interp, x.axes[at], "`cat`")
+        size = arith("add", size, axis_size(x.axes[at]))
+    try:
+        rest = [
+            ax.broadcast([(t.axes[i],) for t in tensors])[0] if i != at else ()
+            for i in range(len(tensors[0].axes))
+        ]
+    except (ax.AxisError, IndexError) as error:
+        raise interp.gap(f"`cat`: {error}") from error
+    from porter.analyze.interpreter import promote
+
+    rest[at] = feature_axis(size)
+    rank = len(rest)
+    return interp.node(
+        "cat", (tuple(tensors),), tuple(rest), dtype=promote(tensors), dim=at - rank
+    )
+
+
+def stack(interp, tensors, dim=0):
+    at = constant(dim) % (len(tensors[0].axes) + 1)
+    return cat(interp, [unsqueeze(interp, t, at) for t in tensors], at)
+
+
+def pad(interp, x, *args, **kwargs):
+    raise interp.gap(
+        "`pad` isn't followed",
+        "padding along the tokens mixes them; along features rewrite it as cat",
+    )

@@ -1,0 +1,176 @@
+"""Reductions and functions along one axis."""
+
+from porter.analyze import axes as ax
+from porter.analyze.graph import (
+    Node,
+    has_role,
+)
+from porter.analyze.symbols import constant
+from porter.analyze.token_axes import _mixes, forbid_tokens
+from porter.analyze.torch_elementwise import binary, dtype_tag
+from porter.analyze.values import (
+    is_scalar,
+)
+
+REDUCTIONS = {"mean", "sum", "amax", "amin", "var", "std", "prod", "logsumexp"}
+_MIXERS = {
+    "cumsum",
+    "cumprod",
+    "flip",
+    "roll",
+    "sort",
+    "argsort",
+    "cummax",
+    "unfold",
+    "topk",
+    "argmax",
+    "max",
+    "min",
+    "median",
+    "fft",
+    "diff",
+    "kthvalue",
+}
+
+
+def linear(interp, x, weight, bias=None):
+    owner = weight.attrs.get("module") if isinstance(weight, Node) else None
+    if (
+        owner is not None
+        and weight.op == "leaf_parameter"
+        and owner.leaf == "torch.nn.Linear"
+    ):
+        own_bias = isinstance(bias, Node) and bias.attrs.get("module") is owner
+        if own_bias or (bias is None and owner.args["bias"] is False):
+            from porter.analyze.torch_modules import linear as call_linear
+
+            return call_linear(interp, owner, x)
+    raise interp.gap("`F.linear` with a weight of its own isn't followed")
+
+
+def einsum(interp, equation, *operands):
+    raise interp.gap("`einsum` isn't followed")
+
+
+def reduce(interp, name: str, x: Node, dim=None, keepdim=False, **kwargs) -> Node:
+    kwargs.pop("dtype", None)
+    unknown = set(kwargs) - {"unbiased", "correction", "p"}
+    if unknown:
+        raise interp.gap(f"`{name}` with {sorted(unknown)} isn't followed")
+    if kwargs.get("unbiased", kwargs.get("correction", None)) not in (None, False, 0):
+        raise interp.gap(f"`{name}` with {kwargs}")
+    if dim is None:
+        if any(has_role(a, "batch", "seq", "hist") for a in x.axes):
+            raise _mixes(interp, f"`{name}` over all elements")
+        raise interp.gap(f"`{name}` over all elements isn't followed")
+    dims = dim if isinstance(dim, (tuple, list)) else (dim,)
+    at = sorted(ax.normalize(constant(d), len(x.axes)) for d in dims)
+    for d in at:
+        forbid_tokens(interp, x.axes[d], f"`{name}`")
+    if len(at) != 1:
+        raise interp.gap(f"`{name}` over several axes isn't followed")
+    axes = [() if i in at else a for i, a in enumerate(x.axes)]
+    if keepdim is not True:
+        axes = [a for i, a in enumerate(axes) if i not in at]
+    return interp.node(
+        "reduce",
+        (x,),
+        tuple(axes),
+        dtype=x.dtype,
+        fn=name,
+        dim=at[0] - len(x.axes),
+        keepdim=keepdim is True,
+        p=kwargs.get("p"),
+        unbiased=kwargs.get("unbiased", kwargs.get("correction")),
+    )
+
+
+def vector_norm(interp, x: Node, p=2, dim=None, keepdim=False) -> Node:
+    if constant(p) is None and p != "fro":
+        raise interp.gap("a norm of symbolic order isn't followed")
+    return reduce(interp, "norm", x, dim, keepdim, p=2 if p == "fro" else p)
+
+
+def softmax(interp, x: Node, dim=-1, dtype=None, _stacklevel=3) -> Node:
+    at = ax.normalize(constant(dim), len(x.axes))
+    if has_role(x.axes[at], "batch", "seq"):
+        raise _mixes(interp, "softmax over the tokens of the query")
+    tag = dtype_tag(interp, dtype)[0] if dtype is not None else x.dtype
+    return interp.node("softmax", (x,), x.axes, dtype=tag, dim=at - len(x.axes))
+
+
+def _along(interp, name: str, x: Node, *args, dim=None, dims=None, **kwargs):
+    where_ = dim if dim is not None else dims
+    if where_ is None:
+        where_ = args[-1] if args else -1
+    candidates = where_ if isinstance(where_, (tuple, list)) else (where_,)
+    for d in candidates:
+        number = constant(d)
+        if number is not None and -len(x.axes) <= number < len(x.axes):
+            forbid_tokens(interp, x.axes[number % len(x.axes)], f"`{name}`")
+    raise interp.gap(f"`{name}` isn't followed")
+
+
+def _dim_function(*names: str):
+    """A function along one axis, kept as it is: fn(x, *values, dim)."""
+
+    def fn(interp, x: Node, *args, **kwargs):
+        given = dict(zip(names, args, strict=False)) | kwargs
+        given.pop("dtype", None)
+        at = constant(_one(given.pop("dim", given.pop("dims", -1))))
+        if at is None or any(not is_scalar(v) for v in given.values()):
+            raise interp.gap("this call isn't followed")
+        at = ax.normalize(at, len(x.axes))
+        forbid_tokens(interp, x.axes[at], f"`{names[-1]}`")
+        return at, given
+
+    return fn
+
+
+def _one(dim):
+    return dim[0] if isinstance(dim, (tuple, list)) and len(dim) == 1 else dim
+
+
+def _along_features(name: str, *names: str):
+    """flip, roll, cumsum, ... over a feature axis; over tokens they mix them."""
+    parse = _dim_function(*names)
+
+    def fn(interp, x: Node, *args, **kwargs):
+        if "dim" not in names and "dims" not in kwargs and len(args) < len(names):
+            if name in ("flip", "roll"):
+                raise interp.gap(f"`{name}` over all elements isn't followed")
+        at, given = parse(interp, x, *args, **kwargs)
+        values = tuple(given.items())
+        return interp.node(
+            "along",
+            (x, *(v for _, v in values)),
+            x.axes,
+            dtype=x.dtype,
+            fn=name,
+            dim=at - len(x.axes),
+            names=tuple(k for k, _ in values),
+        )
+
+    return fn
+
+
+def add(interp, x, other, alpha=1):
+    return binary(
+        interp,
+        "add",
+        x,
+        binary(interp, "mul", other, alpha) if constant(alpha) != 1 else other,
+    )
+
+
+def sub(interp, x, other, alpha=1):
+    return binary(
+        interp,
+        "sub",
+        x,
+        binary(interp, "mul", other, alpha) if constant(alpha) != 1 else other,
+    )
+
+
+def conv1d(interp, x, *args, **kwargs):
+    raise _mixes(interp, "a convolution over time")
