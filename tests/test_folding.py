@@ -1,4 +1,4 @@
-"""`convert --config`: branches are folded by one config, and the port holds others to it."""
+"""`convert --config`: one config folds the branches, and the port holds others to it."""
 
 import json
 from pathlib import Path
