@@ -16,7 +16,7 @@ demo: $(STAMP)
 	@echo "The port is demo/opt.py; what was done and why is in demo/opt.json."
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadgroup
 
 figures: $(STAMP)
 	@mkdir -p demo

@@ -11,6 +11,8 @@ import pytest
 
 from tests.six.configs import CONFIGS
 
+# one worker runs them, since they share one run of the matrix
+pytestmark = pytest.mark.xdist_group("six")
 ROOT = Path(__file__).resolve().parents[2]
 CASES = [
     (model, config, tp)
