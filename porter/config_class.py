@@ -23,9 +23,16 @@ class ConfigClass:
     sub_configs: dict[str, str] = field(default_factory=dict)
     properties: set[str] = field(default_factory=set)
     annotations: dict[str, str] = field(default_factory=dict)
+    words: set[str] = field(default_factory=set)  # strings in its methods
 
     def declares(self, name: str) -> bool:
         return name in self.fields or name in self.aliases or name in self.properties
+
+    @property
+    def sets_partial_rotary(self) -> bool:
+        """Whether its rope parameters get a partial_rotary_factor of their own."""
+        name = "partial_rotary_factor"
+        return name in self.words or name in self.fields or name in self.aliases
 
     def is_size(self, name: str) -> bool:
         """A number that the class never leaves None: used as a size, it isn't 0."""
@@ -44,6 +51,10 @@ def read_config_class(sources: SourceSet, cls: Class) -> ConfigClass:
     """Follow the bases up to transformers' PreTrainedConfig; later ones override."""
     out = ConfigClass(cls.name)
     for klass in reversed(_lineage(sources, cls)):
+        if klass.name in ("PreTrainedConfig", "PretrainedConfig"):
+            _read_body(klass, out)
+            out.words = set()
+            continue
         _read_body(klass, out)
     return out
 
@@ -104,6 +115,11 @@ def _class_attribute(name: str, value: ast.expr | None, out: ConfigClass) -> Non
 
 
 def _read_method(method: ast.FunctionDef, out: ConfigClass) -> None:
+    out.words |= {
+        node.value
+        for node in ast.walk(method)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
     if any(
         isinstance(d, ast.Name) and d.id == "property" for d in method.decorator_list
     ):

@@ -48,7 +48,10 @@ def convert(
     path, arch = locate(source, arch)
     sources = SourceSet()
     file = sources.load(path, text)
-    facts = analyze(sources, file, arch, config)
+    try:
+        facts = analyze(sources, file, arch, config)
+    except FAULTS as error:
+        raise fault(file.shown, 1, error) from error
     described, again = describe_source(file, arch, source)
     if config is not None:
         again += f" --config {shlex.quote(str(config))}"

@@ -1,7 +1,7 @@
 """What every port is like as a file: short, clean, and the same bytes each time."""
 
 import json
-import time
+import resource
 from pathlib import Path
 
 import pytest
@@ -90,13 +90,18 @@ def test_convert_imports_neither_torch_nor_transformers() -> None:
 
 
 def test_convert_takes_at_most_a_second() -> None:
-    """The best of five, because the machine may be busy with other tests."""
+    """Of the processor's time in a fresh process, which other load doesn't stretch as it
+    does wall time; figures/convert.py prints that."""
     seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
+    for _ in range(3):
+        before = children_seconds()
         done = python("-m", "porter", "convert", "llama", "-o", "-")
-        seconds.append(time.perf_counter() - start)
         assert done.returncode == 0, done.stderr
-        if seconds[-1] <= MAX_SECONDS:
-            return
-    pytest.fail(f"fresh processes took {seconds} s")
+        seconds.append(children_seconds() - before)
+    assert min(seconds) <= MAX_SECONDS
+
+
+def children_seconds() -> float:
+    """Processor time of the ended child processes so far, theirs and the system's."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

@@ -419,7 +419,7 @@ def _len(interp, x):
 
 
 def _range(interp, *args):
-    from porter.analyze.expressions import SymRange
+    from porter.analyze.sequences import SymRange
 
     numbers = [constant(a) for a in args]
     if all(
@@ -434,7 +434,7 @@ def _range(interp, *args):
 
 
 def _enumerate(interp, x, start=0):
-    from porter.analyze.expressions import Enumerated, SymList
+    from porter.analyze.sequences import Enumerated, SymList
 
     if interp.layer_iteration(x) is not None:
         return Enumerated(x)
@@ -444,7 +444,7 @@ def _enumerate(interp, x, start=0):
 
 
 def _zip(interp, *args, **kwargs):
-    from porter.analyze.expressions import Zipped
+    from porter.analyze.sequences import Zipped
 
     if any(interp.layer_iteration(a) is not None for a in args):
         return Zipped(args)

@@ -10,10 +10,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from porter.analyze import axes as ax
-from porter.analyze.expressions import Expressions
+from porter.analyze.attributes import Attributes
+from porter.analyze.calls import Calls
+from porter.analyze.expressions import Names
 from porter.analyze.folding import Folding
 from porter.analyze.graph import Frame, Loop, Node, Span, iter_nodes
+from porter.analyze.operators import Operators
 from porter.analyze.statements import Statements
+from porter.analyze.subscripts import Subscripts
 from porter.analyze.symbols import Sym, contains, key, negate, same, unwrap
 from porter.analyze.torch_modules import bind_leaf, call_leaf, is_leaf
 from porter.analyze.torch_ops import forbid_tokens
@@ -47,7 +51,7 @@ class Env:
         self.vars: dict[str, Any] = {}
 
 
-class Interpreter(Expressions, Statements):
+class Interpreter(Names, Attributes, Operators, Subscripts, Calls, Statements):
     def __init__(self, sources: SourceSet, file: SourceFile, config: Config):
         self.sources, self.config = sources, config
         self.file = file

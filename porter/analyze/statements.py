@@ -2,9 +2,10 @@
 
 import ast
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from porter.analyze.graph import Loop, Node, iter_nodes
+from porter.analyze.part import Part
 from porter.analyze.symbols import Sym, constant, is_symbolic, same, unwrap
 from porter.analyze.values import (
     DEVICE,
@@ -34,14 +35,8 @@ class Jumped:
     kind: str  # "continue" or "break"
 
 
-class Statements:
+class Statements(Part):
     """The statement half of the interpreter."""
-
-    if TYPE_CHECKING:
-        loop: Loop | None
-
-        def __getattr__(self, name: str) -> Any:
-            """The other half of the interpreter, for the type checker."""
 
     def run_body(self, body: list[ast.stmt], env) -> Any:
         signal = self.run_block(body, env)

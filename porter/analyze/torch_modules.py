@@ -88,7 +88,7 @@ def bind_leaf(interp, inst: Module, args: list, kwargs: dict) -> None:
 
 
 def fill_module_list(interp, inst: Module, modules) -> None:
-    from porter.analyze.expressions import SymList
+    from porter.analyze.sequences import SymList
 
     if isinstance(modules, SymList):
         element = modules.element

@@ -291,7 +291,11 @@ class Constructor:
         parts.append(f"max_position={self.number(self.classes.max_position)}")
         if table.pairing == "pairs":
             parts.append("is_neox_style=False")
-        parts.append(f"rope_parameters={self.number(table.parameters)}")
+        parameters = self.number(table.parameters)
+        if not table.partial and self.classes.config.sets_partial_rotary:
+            # the source rotates the whole head all the same
+            parameters = f'{{**{parameters}, "partial_rotary_factor": 1.0}}'
+        parts.append(f"rope_parameters={parameters}")
         self.lines.append(f"self.rotary_emb = get_rope({', '.join(parts)})")
 
     def _attention(self, attend: Node) -> None:

@@ -93,8 +93,9 @@ def _rope_checks(
             f"check_rope({describe(table.parameters)}, {describe(position)}, "
             "vllm_config.model_config.max_model_len)"
         )
+        any_factor = table.partial or facts.config.sets_partial_rotary
         rotates = all(r.op == "rope" for r in ropes) and table.pairing == "halves"
-        functions.append(rope_check(table.partial, longrope=rotates))
+        functions.append(rope_check(any_factor, longrope=rotates))
     return checks, functions
 
 

@@ -184,6 +184,9 @@ class Printer:
         behind = -1 - self.dim(x, node.attrs["dim"])
         return f"{self.operand(x, _ATOM)}[..., {self.number(at, 0)}{', :' * behind}]"
 
+    def _clone(self, node: Node) -> str:
+        return f"{self.operand(node.args[0], _ATOM)}.clone()"
+
     def _along(self, node: Node) -> str:
         x, fn = node.args[0], node.attrs["fn"]
         if fn == "clone":

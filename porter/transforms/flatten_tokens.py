@@ -11,7 +11,7 @@ Leaves: views of the features, written for the flattened layout when they are pr
 
 from porter.analyze.axes import AxisError, feature_layout
 from porter.analyze.graph import Axes, Axis, Node
-from porter.transforms.base import Transform
+from porter.transforms.base import Transform, settle
 from porter.transforms.matching import is_op
 
 
@@ -31,8 +31,6 @@ class FlattenTokens(Transform):
                 node.op == "item" and is_op(node.args[0], "rope")
             ):
                 self._flat_result(node)
-        from porter.transforms.base import settle
-
         settle(self.facts)
         self._collapse()
         settle(self.facts)
@@ -41,6 +39,27 @@ class FlattenTokens(Transform):
                 node.args[0]
             ):
                 self.change(node, node.args[0], "only the batch and sequence axes move")
+        settle(self.facts)
+        self._spare_rotated()
+
+    def _spare_rotated(self) -> None:
+        """vLLM's rope may rotate in place: what is read elsewhere too is copied for it."""
+        readers = self.users()
+        for rope in [n for n in self.nodes() if n.op == "rope"]:
+            args = list(rope.args)
+            for i in range(1, len(args)):
+                if self._read_beside(args[i], rope, readers):
+                    args[i] = self.make("clone", (args[i],), args[i])
+                    args[i].frame, args[i].loop = rope.frame, rope.loop
+            rope.args = tuple(args)
+
+    def _read_beside(self, node: Node, rope: Node, readers) -> bool:
+        while True:
+            if any(r is not rope for r in readers.get(node.id, [])):
+                return True
+            if node.op not in ("rearrange", "slice", "select"):
+                return False
+            rope, node = node, node.args[0]
 
     def _flat_operands(self, node: Node, indices) -> None:
         args = list(node.args)

@@ -71,5 +71,12 @@ def test_files_that_are_no_ports_are_passed_over(ports: Path, porter: Porter) ->
     assert porter("check", "ports").code == 0
 
 
+def test_source_whose_path_has_a_blank(porter: Porter, tmp_path: Path) -> None:
+    copy_of("heron", tmp_path / "my models")
+    outcome = porter("convert", "my models/modeling_heron.py", "-o", "heron.py")
+    assert outcome.code == 0, outcome.err
+    assert porter("check", "heron.py").code == 0
+
+
 def edit(port: Path) -> None:
     port.write_text(port.read_text() + "# edited\n")

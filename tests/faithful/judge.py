@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from porter.gap import Refused
+from porter.gap import Refused, UsageError
 from tests.faithful.mutation import Mutation
 from tests.faithful.reference import Reference, reference
 from tests.reference.sources import source_path
@@ -60,7 +60,6 @@ def run_port(
 
     Raises RuntimeError where the runtime didn't split the model over `tp` ranks.
     """
-    from porter.runtime.distributed import get_tensor_model_parallel_world_size
     from porter.runtime.llm import LLM
 
     with LLM(
@@ -71,8 +70,10 @@ def run_port(
         max_num_batched_tokens=CHUNK,
         max_num_seqs=4,
     ) as llm:
-        ranks = get_tensor_model_parallel_world_size()
-        if ranks != tp:
+        ranks = {
+            layer.tp_size for layer in llm.model.modules() if hasattr(layer, "tp_size")
+        }
+        if ranks - {tp}:
             raise RuntimeError(f"asked for tp {tp}, ran with {ranks}")
         return [logits.float() for logits in llm.prefill_logits(ids)]
 
@@ -144,6 +145,11 @@ def _comparison(
 ) -> Judgement:
     try:
         got = run(file, checkpoint, prompts(), tp)
+    except UsageError as error:
+        if "can't be built" in str(error) and "ValueError" in str(error):
+            # the port's own check of its config: it stops where it would be wrong
+            return Judgement(mutation, Verdict.REFUSED, tp=tp, detail=_brief(error))
+        return Judgement(mutation, Verdict.BROKEN, tp=tp, detail=_brief(error))
     except Exception as error:  # same: loud, so not silent, but a finding
         return Judgement(mutation, Verdict.BROKEN, tp=tp, detail=_brief(error))
     pairs = zip(got, mutated.logits, strict=True)

@@ -1,0 +1,187 @@
+"""What `obj.name` is, for each kind of value."""
+
+import ast
+from typing import Any
+
+from porter.analyze import hf_api, torch_ops
+from porter.analyze.graph import Node
+from porter.analyze.part import Part
+from porter.analyze.symbols import (
+    Sym,
+    config_field,
+    unwrap,
+)
+from porter.analyze.values import (
+    DEVICE,
+    MISSING,
+    Bound,
+    Cache,
+    Choice,
+    Class,
+    Config,
+    Dtype,
+    DtypeOf,
+    External,
+    ExternalMethod,
+    Function,
+    Module,
+    Opaque,
+    Output,
+    Super,
+)
+
+
+class Attributes(Part):
+    """Attribute access."""
+
+    def on_Attribute(self, node, env):
+        return self.attribute(self.eval(node.value, env), node.attr)
+
+    def attribute(self, obj, name: str) -> Any:
+        obj = self.resolve(obj)
+        if isinstance(obj, Choice):
+            then, other = obj.then, obj.other
+            with self.assuming(obj.cond, True):
+                left = self.attribute(then, name) if then is not None else None
+            with self.assuming(obj.cond, False):
+                right = self.attribute(other, name) if other is not None else None
+            return self.join(obj.cond, left, right)
+        if isinstance(obj, Module):
+            return self.module_attribute(obj, name)
+        if isinstance(obj, Config):
+            return self.config_attribute(obj, name)
+        if isinstance(obj, Node):
+            return torch_ops.tensor_attribute(self, obj, name)
+        if isinstance(obj, Super):
+            return self.super_attribute(obj, name)
+        if isinstance(obj, External):
+            return hf_api.external_attribute(obj.attr(name))
+        if isinstance(obj, Output):
+            return obj.fields.get(name)
+        if isinstance(obj, (dict, list, str, Cache, Dtype, DtypeOf, tuple)):
+            return ExternalMethod(obj, name)
+        if isinstance(unwrap(obj), Sym):
+            return self.symbol_attribute(obj, name)
+        if isinstance(obj, Opaque):
+            return Opaque(f"{obj.what}.{name}")
+        if isinstance(obj, Class):
+            return self.class_attribute(obj, name)
+        if isinstance(obj, Function) and name.startswith("__"):
+            return Opaque(name)
+        if obj is DEVICE:
+            return Opaque("a device's attribute")
+        raise self.gap(f"`.{name}` of a {type(obj).__name__} isn't followed")
+
+    def symbol_attribute(self, obj, name: str):
+        inner = unwrap(obj)
+        if inner.op in ("field", "item", "get", "or_default") and name in (
+            "get",
+            "keys",
+        ):
+            return ExternalMethod(obj, name)
+        if name in ("lower", "upper", "startswith", "endswith", "split", "item"):
+            return ExternalMethod(obj, name)
+        if inner.op == "field":  # a config inside the config
+            return config_field((*inner.args[0], inner.args[1]), name)
+        raise self.gap(f"`.{name}` of a config value isn't followed")
+
+    def module_attribute(self, obj: Module, name: str) -> Any:
+        if name in obj.attrs:
+            value = self.resolve(obj.attrs[name])
+            if isinstance(value, Sym) and not self._building(obj):
+                return Sym("attr", (name,), value, obj)
+            return value
+        if name == "training":
+            return False
+        if name == "__class__":
+            return Opaque("the class of a module")
+        if obj.leaf and name in ("weight", "bias"):
+            return torch_ops.leaf_parameter(self, obj, name)
+        if obj.leaf and name in obj.args:
+            return obj.args[name]
+        for cls in self._lineage(obj):
+            found = self._class_member(cls, name, obj)
+            if found is not MISSING:
+                return found
+        if name == "config" and not obj.leaf:
+            return self.config
+        if name == "dtype":
+            return Dtype("activations")
+        if name == "device":
+            return DEVICE
+        if name in ("float", "to", "half", "bfloat16"):
+            return Opaque(f".{name} of a module")
+        return ExternalMethod(obj, name)
+
+    def _building(self, obj: Module) -> bool:
+        return any(m is obj for m in self.under_construction)
+
+    def _lineage(self, obj: Module):
+        from porter.analyze.interpreter import lineage
+
+        return lineage(obj.cls) if obj.cls else []
+
+    def _class_member(self, cls: Class, name: str, inst: Module | None):
+        for stmt in reversed(cls.node.body):
+            if isinstance(stmt, ast.FunctionDef) and stmt.name == name:
+                fn = self.method(stmt, cls)
+                if any(
+                    isinstance(d, ast.Name) and d.id == "property"
+                    for d in stmt.decorator_list
+                ):
+                    return self.call_function(fn, [], {}, inst)
+                return fn if inst is None or fn.static else Bound(inst, fn)
+            if isinstance(stmt, ast.Assign) and isinstance(stmt.targets[0], ast.Name):
+                if stmt.targets[0].id == name:
+                    return self._static(cls, stmt.value)
+            if isinstance(stmt, ast.AnnAssign) and isinstance(stmt.target, ast.Name):
+                if stmt.target.id == name and stmt.value is not None:
+                    return self._static(cls, stmt.value)
+        return MISSING
+
+    def _static(self, cls: Class, expr: ast.expr):
+        from porter.analyze.interpreter import Env
+
+        return self.eval(expr, Env(cls.file))
+
+    def class_attribute(self, obj: Class, name: str):
+        from porter.analyze.interpreter import lineage
+
+        for cls in lineage(obj):
+            found = self._class_member(cls, name, None)
+            if found is not MISSING:
+                return found
+        return Opaque(f"{obj.name}.{name}")
+
+    def super_attribute(self, obj: Super, name: str):
+        fn = self.find_method(obj.inst, name, obj.after)
+        if fn is not None:
+            return Bound(obj.inst, fn)
+        return ExternalMethod(obj, name)
+
+    def config_attribute(self, obj: Config, name: str) -> Any:
+        if name == "_attn_implementation":
+            return "eager"
+        if name in ("get_text_config", "to_dict", "get"):
+            return ExternalMethod(obj, name)
+        if name in _CONFIG_CONSTANTS:
+            return _CONFIG_CONSTANTS[name]
+        fields = obj.fields
+        if fields is not None and name in fields.sub_configs:
+            return Config((*obj.path, name), None)
+        if fields is not None:
+            name = fields.canonical(name)
+        return config_field(obj.path, name)
+
+
+_CONFIG_CONSTANTS = {
+    "output_attentions": False,
+    "output_hidden_states": False,
+    "use_cache": True,
+    "return_dict": True,
+    "use_return_dict": True,
+    "gradient_checkpointing": False,
+    "chunk_size_feed_forward": 0,
+    "is_encoder_decoder": False,
+    "add_cross_attention": False,
+}

@@ -1,0 +1,322 @@
+"""Arithmetic, comparisons, conditions."""
+
+import ast
+from typing import Any
+
+from porter.analyze import hf_api, torch_ops
+from porter.analyze.graph import Node
+from porter.analyze.part import Part
+from porter.analyze.sequences import SymList
+from porter.analyze.symbols import (
+    BOOLEAN,
+    Sym,
+    arith,
+    compare,
+    constant,
+    is_symbolic,
+    negate,
+    same,
+    unwrap,
+)
+from porter.analyze.values import (
+    Activation,
+    Cache,
+    Choice,
+    Class,
+    Config,
+    Dtype,
+    DtypeOf,
+    External,
+    Function,
+    Module,
+    Opaque,
+    is_scalar,
+)
+
+_OPERATORS = {
+    ast.Add: "add",
+    ast.Sub: "sub",
+    ast.Mult: "mul",
+    ast.Div: "truediv",
+    ast.FloorDiv: "floordiv",
+    ast.Mod: "mod",
+    ast.Pow: "pow",
+    ast.MatMult: "matmul",
+    ast.BitXor: "xor",
+    ast.BitAnd: "bitand",
+    ast.BitOr: "bitor",
+}
+_COMPARE = {
+    ast.Eq: "eq",
+    ast.NotEq: "ne",
+    ast.Lt: "lt",
+    ast.LtE: "le",
+    ast.Gt: "gt",
+    ast.GtE: "ge",
+}
+
+
+class Operators(Part):
+    """Operators and the truth of values."""
+
+    def on_UnaryOp(self, node, env):
+        value = self.resolve(self.eval(node.operand, env))
+        if isinstance(node.op, ast.Not):
+            verdict = self.truth(value)
+            return (not verdict) if isinstance(verdict, bool) else negate(verdict)
+        if isinstance(node.op, ast.USub):
+            if isinstance(value, Node):
+                return self.elementwise("neg", value)
+            return arith("neg", value)
+        if isinstance(node.op, ast.Invert) and isinstance(value, Node):
+            return self.elementwise("invert", value)
+        return value
+
+    def on_BinOp(self, node, env):
+        left = self.eval(node.left, env)
+        right = self.eval(node.right, env)
+        return self.binary(type(node.op), left, right)
+
+    def binary(self, operator, left, right) -> Any:
+        op = _OPERATORS.get(operator)
+        if op is None:
+            raise self.gap("this operator isn't followed")
+        left, right = self.resolve(left), self.resolve(right)
+        if isinstance(left, Choice) or isinstance(right, Choice):
+            return self._binary_choice(operator, left, right)
+        if isinstance(left, Node) or isinstance(right, Node):
+            return torch_ops.binary(self, op, left, right)
+        if (
+            isinstance(left, (tuple, list))
+            and isinstance(right, type(left))
+            and op == "add"
+        ):
+            return left + right  # type: ignore[operator]
+        if isinstance(left, SymList) or isinstance(right, SymList):
+            raise self.gap("lists of symbolic length can't be joined")
+        if isinstance(left, (tuple, list)) and isinstance(right, int) and op == "mul":
+            return left * right
+        if isinstance(left, Opaque) or isinstance(right, Opaque):
+            return Opaque("an expression of an unknown value")
+        if op == "xor" and isinstance(left, bool) and isinstance(right, bool):
+            return left ^ right
+        if isinstance(left, str) and not is_symbolic(right):
+            return Opaque("a string")
+        if not (is_scalar(left) and is_scalar(right)):
+            raise self.gap(
+                f"`{op}` of {type(left).__name__} and {type(right).__name__}"
+            )
+        if op in ("matmul", "xor", "bitand", "bitor"):
+            raise self.gap(f"`{op}` of scalars isn't followed")
+        return arith(op, left, right)
+
+    def _binary_choice(self, operator, left, right):
+        choice = left if isinstance(left, Choice) else right
+        with self.assuming(choice.cond, True):
+            a = self.binary(operator, left, right)
+        with self.assuming(choice.cond, False):
+            b = self.binary(operator, left, right)
+        return self.join(choice.cond, a, b)
+
+    def on_BoolOp(self, node, env):
+        is_or = isinstance(node.op, ast.Or)
+        value = self.eval(node.values[0], env)
+        for part in node.values[1:]:
+            verdict = self.truth(value)
+            if isinstance(verdict, bool):
+                if verdict is is_or:
+                    return value
+                value = self.eval(part, env)
+                continue
+            with self.assuming(verdict, not is_or):
+                other = self.eval(part, env)
+            value = self._bool_join(is_or, verdict, value, other)
+        return value
+
+    def _bool_join(self, is_or: bool, verdict, value, other):
+        inner = unwrap(value)
+        if is_or and isinstance(inner, Sym) and inner.op == "or_default":
+            return Sym("or_default", (inner.args[0], inner.args[1], other))
+        if is_or and self._is_size(inner):
+            return value
+        boolean = isinstance(inner, Sym) and inner.op in BOOLEAN
+        if boolean:
+            right = self.truth(other)
+            if isinstance(right, bool):
+                if right is not is_or:
+                    return verdict
+                return right
+            return Sym("or" if is_or else "and", (verdict, right))
+        return self.join(verdict, *((value, other) if is_or else (other, value)))
+
+    def _is_size(self, value) -> bool:
+        fields = self.config.fields
+        if fields is None or not (isinstance(value, Sym) and value.op == "field"):
+            return False
+        return value.args[0] == self.config.path and fields.is_size(value.args[1])
+
+    def on_IfExp(self, node, env):
+        cond = self.truth(self.eval(node.test, env))
+        if isinstance(cond, bool):
+            return self.eval(node.body if cond else node.orelse, env)
+        with self.assuming(cond, True):
+            a = self.eval(node.body, env)
+        with self.assuming(cond, False):
+            b = self.eval(node.orelse, env)
+        return self.join(cond, a, b)
+
+    def on_Compare(self, node, env):
+        left = self.eval(node.left, env)
+        result: Any = True
+        for op, right_node in zip(node.ops, node.comparators, strict=True):
+            right = self.eval(right_node, env)
+            outcome = self.compare_values(op, left, right)
+            if result is True:
+                result = outcome
+            elif outcome is not True:
+                result = Sym("and", (result, outcome)) if result is not False else False
+            left = right
+        return result
+
+    def compare_values(self, op, left, right):
+        left, right = self.resolve(left), self.resolve(right)
+        if isinstance(op, (ast.Is, ast.IsNot)):
+            if right is None:
+                outcome = self.is_none(left)
+            elif isinstance(right, bool) or isinstance(left, bool):
+                outcome = compare("eq", left, right)
+            else:
+                outcome = left is right
+            return _flip(outcome) if isinstance(op, ast.IsNot) else outcome
+        if isinstance(op, (ast.In, ast.NotIn)):
+            outcome = self.contains(left, right)
+            return _flip(outcome) if isinstance(op, ast.NotIn) else outcome
+        if isinstance(left, Node) or isinstance(right, Node):
+            return torch_ops.comparison(self, _COMPARE[type(op)], left, right)
+        if isinstance(left, (Dtype, DtypeOf)) or isinstance(right, (Dtype, DtypeOf)):
+            return hf_api.compare_dtypes(self, op, left, right)
+        if isinstance(left, Opaque) or isinstance(right, Opaque):
+            return Opaque("a comparison with an unknown value")
+        if isinstance(left, (tuple, list)) and isinstance(right, (tuple, list)):
+            equal = len(left) == len(right) and all(
+                same(a, b) for a, b in zip(left, right, strict=True)
+            )
+            if not equal and (
+                any(map(is_symbolic, left)) or any(map(is_symbolic, right))
+            ):
+                return self._shapes_differ(op)
+            return equal if isinstance(op, ast.Eq) else not equal
+        if not (is_scalar(left) and is_scalar(right)):
+            raise self.gap("this comparison isn't followed")
+        return compare(_COMPARE[type(op)], left, right)
+
+    def _shapes_differ(self, op):
+        raise self.gap("a comparison of symbolic shapes can't be decided")
+
+    def contains(self, item, container):
+        container = self.resolve(container)
+        if isinstance(container, (tuple, list, dict)):
+            if not is_symbolic(item):
+                if all(not is_symbolic(c) for c in container):
+                    return item in container
+                raise self.gap("`in` a list of symbolic values isn't followed")
+            return Sym("in", (item, tuple(container)))
+        if isinstance(container, Config):
+            return self.config_has(container, item)
+        if is_symbolic(container):
+            return Sym("in", (item, container))
+        raise self.gap("`in` isn't followed here")
+
+    def is_none(self, value):
+        value = self.resolve(value)
+        if value is None:
+            return True
+        inner = unwrap(value)
+        if isinstance(inner, Choice):
+            return self._none_of_choice(inner.cond, inner.then, inner.other)
+        if not isinstance(inner, Sym):
+            return False
+        if inner.op == "ifexp":
+            return self._none_of_choice(*inner.args)
+        if inner.op == "field":
+            fields = self.config.fields
+            if fields is None or inner.args[0] != self.config.path:
+                return Sym("is_none", (inner,))
+            name = inner.args[1]
+            if name in fields.fields and name not in fields.optional:
+                return False
+            return Sym("is_none", (inner,))
+        if inner.op in ("item", "get", "call"):
+            return Sym("is_none", (inner,))
+        if inner.op == "or_default":
+            return Sym("is_none", (inner,)) if inner.args[2] is None else False
+        return False
+
+    def _none_of_choice(self, cond, then, other):
+        a, b = self.is_none(then), self.is_none(other)
+        if a is True and b is False:
+            return cond
+        if a is False and b is True:
+            return negate(cond)
+        if isinstance(a, bool) and a is b:
+            return a
+        if a is True:
+            return Sym("or", (cond, b))
+        if b is True:
+            return Sym("or", (negate(cond), a))
+        if a is False:
+            return Sym("and", (negate(cond), b))
+        if b is False:
+            return Sym("and", (cond, a))
+        return Sym("ifexp", (cond, a, b))
+
+    def truth(self, value):
+        """Python's truth of a value: a bool, or a condition on the config."""
+        value = self.resolve(value)
+        inner = unwrap(value)
+        if isinstance(inner, Opaque):
+            raise self.gap(f"a branch depends on {inner.what}")
+        if isinstance(inner, Node):
+            return torch_ops.tensor_truth(self, inner)
+        if isinstance(inner, Choice):
+            return self._truth_of_choice(inner)
+        if isinstance(inner, Sym):
+            number = constant(inner)
+            if number is not None:
+                return bool(number)
+            if inner.op in BOOLEAN:
+                return self.decide(inner)
+            if inner.op == "ifexp":
+                cond, a, b = inner.args
+                return self._truth_of_choice(Choice(cond, a, b))
+            if inner.op in ("field", "item", "get", "call", "or_default"):
+                return self.decide(Sym("truthy", (inner,)))
+            return True
+        if isinstance(
+            inner, (Module, Cache, Function, Class, External, Config, Activation)
+        ):
+            return True
+        return bool(inner)
+
+    def _truth_of_choice(self, choice: Choice):
+        cond = choice.cond
+        with self.assuming(cond, True):
+            a = self.truth(choice.then)
+        with self.assuming(cond, False):
+            b = self.truth(choice.other)
+        if isinstance(a, bool) and isinstance(b, bool):
+            if a is b:
+                return a
+            return self.decide(cond if a else negate(cond))
+        if a is False or b is True:
+            cond, a, b = negate(cond), b, a
+        if b is False:
+            return self.decide(Sym("and", (cond, a)))
+        if a is True:
+            return self.decide(Sym("or", (cond, b)))
+        both = Sym("and", (cond, a)), Sym("and", (negate(cond), b))
+        return self.decide(Sym("or", both))
+
+
+def _flip(outcome):
+    return (not outcome) if isinstance(outcome, bool) else negate(outcome)

@@ -1,0 +1,145 @@
+"""What `obj[index]` is, and which loops run over layers."""
+
+from typing import Any
+
+from porter.analyze import hf_api, torch_ops
+from porter.analyze.graph import Node
+from porter.analyze.part import Part
+from porter.analyze.sequences import Enumerated, LayerSlice, SymList, SymRange, Zipped
+from porter.analyze.symbols import (
+    LAYER,
+    Sym,
+    compare,
+    constant,
+    is_symbolic,
+    same,
+    unwrap,
+)
+from porter.analyze.values import (
+    MISSING,
+    Choice,
+    External,
+    Module,
+    Opaque,
+    Output,
+    is_scalar,
+)
+
+
+class Subscripts(Part):
+    """Items of values."""
+
+    def on_Subscript(self, node, env):
+        obj = self.resolve(self.eval(node.value, env))
+        index = self.eval(node.slice, env)
+        return self.subscript(obj, index)
+
+    def subscript(self, obj, index) -> Any:
+        obj = self.resolve(obj)
+        if isinstance(obj, Node):
+            return torch_ops.index(self, obj, index)
+        if isinstance(obj, (tuple, list)):
+            return self._index_sequence(obj, index)
+        if isinstance(obj, dict):
+            return self._index_dict(obj, index)
+        if isinstance(obj, Module):
+            return self._index_modules(obj, index)
+        if isinstance(obj, Choice):
+            with self.assuming(obj.cond, True):
+                a = self.subscript(obj.then, index)
+            with self.assuming(obj.cond, False):
+                b = self.subscript(obj.other, index)
+            return self.join(obj.cond, a, b)
+        if isinstance(obj, Output):
+            return list(obj.fields.values())[index]
+        if isinstance(obj, External):
+            return hf_api.external_item(self, obj, index)
+        if isinstance(unwrap(obj), Sym):
+            return self.decide_item(obj, index)
+        if isinstance(obj, SymList) and isinstance(index, Sym) and same(index, LAYER):
+            return obj.element
+        if isinstance(obj, Opaque):
+            return Opaque(f"an item of {obj.what}")
+        raise self.gap(f"an item of a {type(obj).__name__} isn't followed")
+
+    def decide_item(self, obj, index):
+        if isinstance(index, slice):
+            return Sym("call", ("slice_of", obj))
+        return Sym("item", (unwrap(obj), index))
+
+    def _index_sequence(self, obj, index):
+        if isinstance(index, (int, slice)):
+            try:
+                return obj[index]
+            except IndexError:
+                raise self.gap(f"index {index} of {len(obj)} items") from None
+        if isinstance(unwrap(index), Sym):
+            if all(is_scalar(item) for item in obj):
+                return Sym("item", (tuple(obj), index))
+        raise self.gap("a list is indexed by a config value")
+
+    def _index_dict(self, obj: dict, index):
+        if not is_symbolic(index):
+            if index in obj:
+                return self.resolve(obj[index])
+            raise self.gap(f"key {index!r} isn't in the dictionary")
+        items = [(k, v) for k, v in obj.items() if v is not MISSING]
+        chosen = _present(items[-1][1])
+        for name, value in reversed(items[:-1]):
+            chosen = self.join(compare("eq", index, name), _present(value), chosen)
+        return chosen
+
+    def _index_modules(self, obj: Module, index):
+        if obj.leaf != "torch.nn.ModuleList":
+            raise self.gap(f"an item of a `{obj.kind}` isn't followed")
+        if isinstance(index, slice):
+            start = constant(index.start) if index.start is not None else 0
+            if isinstance(start, int) and start >= 0 and index.step in (None, 1):
+                return LayerSlice(obj, start, index.stop)
+        elif same(index, LAYER) and obj.element is not None:
+            return obj.element
+        elif isinstance(index, int) and isinstance(obj.attrs.get("items"), list):
+            return obj.attrs["items"][index]
+        raise self.gap("these items of a ModuleList aren't followed")
+
+    def layer_iteration(self, iterable):
+        """(ModuleList, loop item, stop) if a loop runs over a list of layers."""
+        pick = None
+        if isinstance(iterable, Enumerated):
+            inner = self.layer_iteration(iterable.inner)
+            if inner is not None:
+                if inner[2] is not None and inner[2][0]:
+                    raise self.gap("layers are counted from another one than the first")
+                return inner[0], (LAYER, inner[1]), inner[2]
+            return None
+        if isinstance(iterable, Zipped):
+            parts = [self.layer_iteration(p) for p in iterable.parts]
+            layers = [p for p in parts if p is not None]
+            if not layers:
+                return None
+            items = []
+            for part, layer in zip(iterable.parts, parts, strict=True):
+                items.append(layer[1] if layer else self.subscript(part, LAYER))
+            return layers[0][0], tuple(items), layers[0][2]
+        if isinstance(iterable, LayerSlice):
+            start, stop = iterable.start, iterable.stop
+            iterable = iterable.modules
+            if stop is not None and same(stop, iterable.count):
+                stop = None
+            pick = (start, stop)
+        if isinstance(iterable, SymRange):
+            return None
+        if isinstance(iterable, Module) and iterable.leaf == "torch.nn.ModuleList":
+            if iterable.element is None:
+                return None
+            return iterable, iterable.element, pick
+        return None
+
+
+def _present(value):
+    if isinstance(value, Choice):
+        if value.then is MISSING:
+            return value.other
+        if value.other is MISSING:
+            return value.then
+    return value
