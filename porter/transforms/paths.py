@@ -66,13 +66,22 @@ def head_region(node: Node, heads: set[int]) -> HeadRegion:
         if current.op not in _HEAD_LOCAL or mixes_heads(current, heads):
             region.mixing.append(current)
         for operand in _tensor_inputs(current):
-            if has_heads(operand, heads):
+            if has_heads(operand, heads) or _cut_from(current, operand):
                 stack.append(operand)
                 continue
             region.mixing += _summed(operand, heads)
             if _as_wide_as_heads(current, operand, heads):
                 region.mixing.append(current)
     return region
+
+
+def _cut_from(part: Node, packed: Node) -> bool:
+    """Whether `part` is a block of a projection that makes several operands at once."""
+    return (
+        part.op == "slice"
+        and packed.op == "linear"
+        and part.attrs["dim"] in (-1, len(part.axes) - 1)
+    )
 
 
 def _summed(node: Node, heads: set[int]) -> list[Node]:
