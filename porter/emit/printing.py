@@ -267,6 +267,9 @@ class Printer:
                     last = i + extra - 1 - len(a)
                     end = f", {last}" if last != -1 else ""
                     return f".flatten({i - len(a)}{end})"
+        for i in range(len(b)):
+            if b[i] == () and b[:i] + b[i + 1 :] == a:
+                return f".unsqueeze({i - len(b)})"
         lead = ["-1"] if tokens else []
         sizes = ", ".join([*lead, *(self.number(axis_size(x), 0) for x in want)])
         return f".reshape({sizes})"
