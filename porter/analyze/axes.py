@@ -3,7 +3,7 @@
 from typing import Any
 
 from porter.analyze.graph import Axes, Axis, Factor, axis_size, feature_axis, has_role
-from porter.analyze.symbols import arith, constant, key, product, same
+from porter.analyze.symbols import arith, constant, describe, key, product, same
 
 
 class AxisError(ValueError):
@@ -36,7 +36,7 @@ def _take(factors: list[Factor], size, front: bool) -> Axis:
         if constant(rest) == 1:
             break
         if not factors:
-            raise AxisError(f"no axis of size {size} to make this view from")
+            raise AxisError(f"no axis of size {describe(size)} to make this view from")
         factor = factors[0 if front else -1]
         count = _whole_factors(factors, rest, front)
         if count:
@@ -101,7 +101,8 @@ def _meet(candidates: list[Axis]) -> Axis:
             best = axis
         elif not same(axis_size(axis), axis_size(best)):
             raise AxisError(
-                f"sizes {axis_size(axis)} and {axis_size(best)} don't match"
+                f"sizes {describe(axis_size(axis))} and {describe(axis_size(best))} "
+                "don't match"
             )
         elif roles(axis) != roles(best):
             raise AxisError("a token axis meets another kind of axis of the same size")
