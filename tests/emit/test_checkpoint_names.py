@@ -1,0 +1,93 @@
+"""transformers' renamings of checkpoints, read from a table of our own."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from porter.emit import checkpoint_names
+from porter.emit.checkpoint_names import renamings
+from porter.gap import Refused
+
+TABLE = """
+ALIASES = {"petrel": "tern"}
+
+
+def mapping():
+    table = {
+        "tern": [
+            WeightRenaming("wi", "up"),
+            WeightRenaming(source_patterns=r"\\.wo$", target_patterns=".down"),
+        ],
+        "GullForCausalLM": [WeightRenaming("a", "b")],
+        "gull": [WeightRenaming("c", "d")],
+        "skua": [WeightConverter(["w1", "w3"], "w13", operations=[Concatenate(0)])],
+        "tuples": [WeightRenaming(["a", "b"], "c")],
+    }
+    table["late"] = [WeightRenaming("late", "later")]
+    raise RuntimeError("a table that is read, not run")
+"""
+CLASSES = """
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = OrderedDict(
+    [
+        ("gull", "GullForCausalLM"),
+    ]
+)
+"""
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    auto = tmp_path / "models/auto"
+    auto.mkdir(parents=True)
+    (auto / "modeling_auto.py").write_text(CLASSES, encoding="utf-8")
+    (tmp_path / "conversion_mapping.py").write_text(TABLE, encoding="utf-8")
+    monkeypatch.setattr(checkpoint_names, "transformers_root", lambda: tmp_path)
+    return tmp_path
+
+
+def facts(library: Path, model_type: str | None, name: str = "BirdForCausalLM") -> Any:
+    path = library.resolve() / "models/bird/modeling_bird.py"
+    return SimpleNamespace(
+        file=SimpleNamespace(path=path, shown="modeling_bird.py"),
+        cls=SimpleNamespace(name=name, node=SimpleNamespace(lineno=7)),
+        config=SimpleNamespace(model_type=model_type),
+    )
+
+
+def test_renamings_of_a_model_type_in_order(library: Path) -> None:
+    found = renamings(facts(library, "tern"))
+    assert list(found.items()) == [("wi", "up"), (r"\.wo$", ".down")]
+
+
+def test_an_alias_is_followed(library: Path) -> None:
+    assert renamings(facts(library, "petrel")) == renamings(facts(library, "tern"))
+
+
+def test_the_library_s_class_goes_before_the_model_type(library: Path) -> None:
+    assert renamings(facts(library, "gull")) == {"a": "b"}
+
+
+def test_the_name_of_the_class_at_hand_is_no_evidence(library: Path) -> None:
+    assert renamings(facts(library, "late", "GullForCausalLM")) == {"late": "later"}
+
+
+def test_an_entry_added_later_counts(library: Path) -> None:
+    assert renamings(facts(library, "late")) == {"late": "later"}
+
+
+@pytest.mark.parametrize("model_type", ["auk", None])
+def test_no_entry_no_renaming(library: Path, model_type: str | None) -> None:
+    assert renamings(facts(library, model_type)) == {}
+
+
+@pytest.mark.parametrize("model_type", ["skua", "tuples"])
+def test_what_is_no_plain_renaming_is_refused(library: Path, model_type: str) -> None:
+    with pytest.raises(Refused, match="reshaped when transformers loads") as refusal:
+        renamings(facts(library, model_type))
+    assert refusal.value.gaps[0].line == 7
+
+
+def test_files_outside_the_library_have_no_entry(library: Path) -> None:
+    assert renamings(facts(library.parent, "tern")) == {}
