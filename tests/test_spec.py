@@ -46,7 +46,6 @@ BROKEN = [
     ("self.register_buffer(", "self.hold(", "Block.hold is read but never set"),
     ("import torch\n", "import torch\nimport math\n", "import of math isn't used"),
     ("import torch\n", "import torch\nimport numpy as np\n", "it imports numpy"),
-    ("from vllm.", "from .vllm.", "imports"),
     (FORWARD, TWICE + FORWARD, "Block.twice doesn't use z"),
     ("config, prefix", "config, extra, prefix", "Block.__init__ doesn't use extra"),
     ("self, x)", "self, x, attention_mask)", "still takes attention_mask"),

@@ -90,7 +90,7 @@ def test_broadcasting_keeps_the_copies_that_both_have() -> None:
 
 def test_broadcasting_of_other_sizes_is_refused() -> None:
     with pytest.raises(AxisError, match=r"sizes config\.hidden and config\.dim"):
-        broadcast([states(HIDDEN), states(DIM)])
+        broadcast([states(DIM), states(HIDDEN)])
 
 
 def test_a_token_axis_meets_only_a_token_axis() -> None:
