@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from porter.analyze.graph import Axes, Axis, Factor, axis_size, feature_axis, has_role
+from porter.analyze.graph import Axes, Axis, Factor, axis_size, has_role
 from porter.analyze.symbols import arith, constant, describe, key, product, same
 
 
@@ -193,11 +193,6 @@ def _negative(value) -> bool:
 
 def bounds(start, stop, size) -> tuple[Any, Any]:
     return _bound(start, size, 0), _bound(stop, size, size)
-
-
-def sized(axis: Axis, size) -> Axis:
-    """The axis cut to `size`: itself where nothing is cut."""
-    return axis if same(axis_size(axis), size) else feature_axis(size)
 
 
 def total(axis_list: list[Axis]):

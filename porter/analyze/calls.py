@@ -3,7 +3,7 @@
 from typing import Any
 
 from porter.analyze import hf_api, torch_elementwise, torch_ops
-from porter.analyze.graph import Node, axis_size
+from porter.analyze.graph import Node
 from porter.analyze.part import Part
 from porter.analyze.symbols import (
     Sym,
@@ -166,9 +166,6 @@ class Calls(Part):
         if config.fields is not None and config.fields.declares(name):
             return True
         return Sym("hasattr", (config.path, name))
-
-    def dim_size(self, axis):
-        return axis_size(axis)
 
 
 def _is_message(fn: External) -> bool:

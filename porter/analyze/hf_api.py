@@ -7,16 +7,21 @@ ACT2FN, the attention interface, rope initialisation, model outputs.
 import ast
 from typing import Any
 
-from porter.analyze import positions as pos
 from porter.analyze import torch_elementwise
-from porter.analyze.graph import Node, batch_axis, feature_axis, hist_axis, seq_axis
+from porter.analyze.graph import (
+    Node,
+    batch_axis,
+    feature_axis,
+    hist_axis,
+    iter_nodes,
+    seq_axis,
+)
 from porter.analyze.symbols import (
     LAYER,
     PAST,
     SEQ,
     Sym,
     arith,
-    compare,
     constant,
     is_symbolic,
     same,
@@ -25,7 +30,6 @@ from porter.analyze.symbols import (
 from porter.analyze.values import (
     Activation,
     Cache,
-    Choice,
     Config,
     Dtype,
     DtypeOf,
@@ -148,13 +152,7 @@ def call(interp, name: str, args: list, kwargs: dict) -> Any:
 
 
 def _holds_node(value) -> bool:
-    return bool(list(torch_ops_nodes(value)))
-
-
-def torch_ops_nodes(value):
-    from porter.analyze.graph import iter_nodes
-
-    return iter_nodes(value)
+    return any(True for _ in iter_nodes(value))
 
 
 def stored(interp, op: str, init, persistent: bool = True) -> Node:
@@ -543,10 +541,6 @@ def _type(interp, x):
     return Opaque("a type")
 
 
-def _super(interp, *args):
-    raise interp.gap("`super` isn't followed here")
-
-
 def _all(interp, x):
     verdicts = [interp.truth(v) for v in interp.sequence(x)]
     if all(isinstance(v, bool) for v in verdicts):
@@ -601,6 +595,3 @@ def compare_dtypes(interp, op, left, right):
     else:
         equal = False
     return equal if isinstance(op, (ast.Eq, ast.Is)) else not equal
-
-
-__all__ = ["Choice", "builtin", "call", "compare", "external_item", "method", "pos"]

@@ -39,10 +39,6 @@ from porter.gap import Gap, Refused
 from porter.source import SourceFile, SourceSet
 
 
-class SourceRaises(Exception):
-    """The source itself raises here: the path isn't taken."""
-
-
 class Env:
     """Local names of one call. inst and cls: what `self` and `super()` mean in it."""
 
@@ -451,7 +447,3 @@ def _dtype_key(dtype):
 
 def _has_node(value) -> bool:
     return any(True for _ in iter_nodes(value))
-
-
-def nodes_in(value) -> list[Node]:
-    return list(iter_nodes(value))

@@ -8,7 +8,6 @@ from porter.analyze.graph import Loop, Node, iter_nodes
 from porter.analyze.part import Part
 from porter.analyze.symbols import Sym, constant, is_symbolic, same, unwrap
 from porter.analyze.values import (
-    DEVICE,
     MISSING,
     Choice,
     External,
@@ -474,6 +473,3 @@ def _assigned_names(body) -> set[str]:
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
                 found.add(node.id)
     return found
-
-
-__all__ = ["DEVICE", "Jumped", "Raised", "Returned", "Statements"]

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from porter.analyze import axes as ax
 from porter.analyze.graph import Node, axis_size, feature_axis
-from porter.analyze.symbols import LAYER, same
-from porter.analyze.values import Module, Opaque, is_scalar
+from porter.analyze.symbols import same
+from porter.analyze.values import Module, Opaque
 
 _REQUIRED = object()
 
@@ -162,6 +161,3 @@ def norm(interp, inst: Module, x: Node) -> Node:
         raise interp.gap(f"a norm over {shape} gets {axis_size(x.axes[-1])}")
     interp.forbid_token_axis(x.axes[-1], "a norm")
     return interp.node("norm", (x,), x.axes, dtype=x.dtype, module=inst)
-
-
-__all__ = ["LAYER", "LEAVES", "ax", "bind_leaf", "call_leaf", "is_leaf", "is_scalar"]

@@ -167,9 +167,5 @@ class Missing:
 MISSING = Missing()
 
 
-def is_tensor(x) -> bool:
-    return isinstance(x, Node)
-
-
 def is_scalar(x) -> bool:
     return isinstance(x, (Sym, int, float, bool, str)) or x is None

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from porter.analyze.graph import Frame, Span
-from porter.analyze.values import Config, Module
+from porter.analyze.values import Module
 from porter.config_class import ConfigClass
 from porter.emit.comments import Comments
 from porter.emit.constructor import Constructor
@@ -218,6 +218,3 @@ def _number_locals(method: ast.FunctionDef) -> None:
             node.arg = bound.get(node.arg, node.arg)
         elif isinstance(node, ast.Name):
             node.id = bound.get(node.id, node.id)
-
-
-__all__ = ["ClassSet", "Config", "Generated", "write_forward"]

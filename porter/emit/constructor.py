@@ -7,14 +7,14 @@ from porter.analyze.symbols import (
     WRAPPERS,
     Sym,
     constant,
-    contains,
     key,
+    negate,
     same,
     simplify,
     text,
     unwrap,
 )
-from porter.analyze.values import Activation, Choice, Config, Module
+from porter.analyze.values import Activation, Choice, Module
 from porter.emit.printing import Printer
 from porter.emit.scope import ClassScope
 from porter.gap import Gap, Refused
@@ -178,9 +178,6 @@ class Constructor:
                         )
                     ]
                 )
-            cond = held.cond if held.then is child else Sym("not", (held.cond,))
-            from porter.analyze.symbols import negate
-
             cond = held.cond if held.then is child else negate(held.cond)
             self.lines.append(f"if {self.number(cond)}:")
             self.lines.append(f"    self.{name} = {self.module(name, child)}")
@@ -318,6 +315,3 @@ class Constructor:
             parts.append("head_size_v=self.v_head_dim")
         parts.append(f"prefix={self.prefix('attn')}")
         self.lines.append(f"self.attn = Attention({', '.join(parts)})")
-
-
-__all__ = ["Config", "Constructor", "contains"]

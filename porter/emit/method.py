@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from porter.analyze.graph import Frame, Node, Span, dependencies
-from porter.analyze.symbols import Sym, negate, same, unwrap
+from porter.analyze.symbols import negate
 from porter.emit.frames import Call, FrameGraph
 from porter.emit.names import hinted, preferred
 from porter.emit.printing import Printer
@@ -493,6 +493,3 @@ def _exclusive(a: Region, b: Region) -> bool:
         if x != y:
             return x[0] == y[0]
     return False
-
-
-__all__ = ["Body", "Line", "Sym", "same", "unwrap"]

@@ -1,7 +1,5 @@
 """Nodes as Python expressions, in the flattened layout."""
 
-from typing import Any
-
 from porter.analyze.axes import AxisError, feature_layout
 from porter.analyze.graph import Axis, Factor, Node, axis_size
 from porter.analyze.symbols import constant, same
@@ -332,6 +330,3 @@ def leaves(axis: Axis) -> tuple[Factor, ...]:
 
 def _is_copy(factor: Factor, have: list[Factor]) -> bool:
     return factor.repeats and factor not in have
-
-
-__all__ = ["Any", "Printer", "leaves"]

@@ -16,7 +16,7 @@ from porter.analyze.symbols import (
     text,
     unwrap,
 )
-from porter.analyze.values import Activation, Choice, Config, Module
+from porter.analyze.values import Activation, Choice, Module
 from porter.emit.frames import FrameGraph
 from porter.gap import Gap, Refused
 
@@ -360,6 +360,3 @@ def _invented(sym: Sym) -> str:
         if isinstance(inner, str) and sym.op == "or_default":
             return inner
     return "value"
-
-
-__all__ = ["ClassScope", "Config"]

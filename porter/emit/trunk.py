@@ -473,6 +473,3 @@ class _TrunkConstructor(Constructor):
             f"{self.number(child.count)}, lambda prefix: {made}, "
             f"prefix={self.prefix(name)})"
         )
-
-
-__all__ = ["Sym", "Trunk", "TrunkWriter"]

@@ -204,7 +204,3 @@ def _ignored(plan: WeightPlan, facts: Facts) -> None:
         for pattern in value:
             if isinstance(pattern, str):
                 plan.ignored.append(pattern)
-
-
-def clashes(pattern: str, names: list[str]) -> bool:
-    return any(re.search(pattern, name) for name in names)

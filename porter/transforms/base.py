@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from porter.analyze.graph import Frame, Node, Span, iter_nodes, walk
+from porter.analyze.graph import Node, Span, iter_nodes, walk
 from porter.analyze.model import Facts
 from porter.analyze.values import Module
 from porter.gap import Gap, Refused
@@ -124,6 +124,3 @@ def _settled(value):
 
 def module_of(node: Node) -> Module:
     return node.attrs["module"]
-
-
-__all__ = ["Change", "Frame", "Layer", "Transform", "module_of", "settle"]

@@ -11,7 +11,7 @@ Leaves: projections of different inputs, with different biases, or used elsewher
 """
 
 from porter.analyze.graph import Node, axis_size
-from porter.analyze.symbols import arith, product, same
+from porter.analyze.symbols import arith, same
 from porter.analyze.values import Module
 from porter.transforms.base import Layer, Transform
 from porter.transforms.matching import is_op
@@ -186,6 +186,3 @@ def fresh_name(owner: Module, wanted: str) -> str:
     while name in owner.attrs:
         name += "_fused"
     return name
-
-
-__all__ = ["FuseQkv", "fresh_name", "product"]

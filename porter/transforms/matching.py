@@ -19,13 +19,6 @@ def is_neutral(cast: Node) -> bool:
     return cast.dtype in (None, "float32", "float64")
 
 
-def strip_views(value):
-    """The value under casts and views."""
-    while is_op(value, "rearrange") or (is_op(value, "cast") and is_neutral(value)):
-        value = value.args[0]
-    return value
-
-
 def is_op(value, *ops: str) -> bool:
     return isinstance(value, Node) and value.op in ops
 

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from porter.analyze.graph import Factor, Node, axis_size
-from porter.analyze.symbols import Sym, arith, constant, key, product, same, unwrap
-from porter.analyze.values import is_scalar
+from porter.analyze.symbols import Sym, arith, constant, same, unwrap
 from porter.transforms.base import Transform
 from porter.transforms.matching import either_way, is_op, scaled, strip_casts
 
@@ -263,6 +262,3 @@ def _either(cond, a, b):
         if same(test.args[0], b):
             return b
     return Sym("ifexp", (cond, a, b))
-
-
-__all__ = ["SubstituteAttention", "constant", "is_scalar", "key", "product"]
