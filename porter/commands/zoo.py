@@ -9,12 +9,23 @@ import argparse
 from pathlib import Path
 
 from porter.commands.options import positive
+from porter.zoo.category import CATEGORIES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--engine", choices=["porter", "vllm"], default="porter")
-    parser.add_argument("--tp", type=positive, default=1, metavar="N")
+    parser.add_argument(
+        "--tp", type=_ranks, default=[1], metavar="N[,N]", help="ranks, as 2 or 1,2"
+    )
+    parser.add_argument(
+        "--configs",
+        type=int,
+        choices=[1, 2],
+        default=2,
+        help="1: each class's own defaults in small; 2: a varied config too",
+    )
+    parser.add_argument("--category", choices=CATEGORIES)
     parser.add_argument("--json", type=Path, metavar="FILE", help="'-': stdout")
     parser.add_argument("--html", type=Path, metavar="FILE")
     parser.add_argument(
@@ -32,9 +43,15 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.names,
         engine=arguments.engine,
         tp=arguments.tp,
+        configs=arguments.configs,
+        category=arguments.category,
         json=arguments.json,
         html=arguments.html,
         convert_only=arguments.convert_only,
         workers=arguments.workers,
     )
     return 1 if any(e.status in ("failed", "differs") for e in entries) else 0
+
+
+def _ranks(text: str) -> list[int]:
+    return [positive(part) for part in text.split(",")]

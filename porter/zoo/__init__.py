@@ -9,6 +9,7 @@ from pathlib import Path
 
 from porter.gap import CannotRun
 from porter.output import write_files, write_json
+from porter.zoo.category import category as category_of
 from porter.zoo.listing import find, transformers_version
 from porter.zoo.report import print_entries, to_html, to_json
 from porter.zoo.sweep import Advance, Entry, sweep
@@ -19,7 +20,9 @@ __all__ = ["zoo"]
 def zoo(
     names: Sequence[str] = (),
     engine: str = "porter",
-    tp: int = 1,
+    tp: Sequence[int] = (1,),
+    configs: int = 2,
+    category: str | None = None,
     json: Path | None = None,
     html: Path | None = None,
     convert_only: bool = False,
@@ -27,19 +30,21 @@ def zoo(
 ) -> list[Entry]:
     """Convert and verify the named models, or all, and print the table.
 
-    names: architectures, model types or folders. json, html: files to write, `-` for
-    JSON on standard output, in place of the table. workers: processes at a time, as
-    many as there are cores by default. Raises UsageError (unknown name, unwritable
-    file) and CannotRun (an engine that isn't here).
+    names: architectures, model types or folders; category: of these only the ones of
+    that kind. tp: numbers of ranks. configs: how many configs of each. json, html:
+    files to write, `-` for JSON on standard output, in place of the table. workers:
+    processes at a time, as many as there are cores by default. Raises UsageError
+    (unknown name, unwritable file) and CannotRun (an engine that isn't here).
     """
     if engine != "porter":
         raise CannotRun(f"--engine {engine}: the zoo runs on porter's own runtime only")
-    specimens = find(list(names))
+    specimens = [s for s in find(list(names)) if category in (None, category_of(s))]
     started = time.perf_counter()
     with _progress(len(specimens) * (1 if convert_only else 2)) as advance:
         entries = sweep(
             specimens,
-            tp=tp,
+            ranks=tp,
+            configs=configs,
             convert_only=convert_only,
             workers=workers or os.cpu_count() or 1,
             advance=advance,
@@ -47,10 +52,10 @@ def zoo(
     seconds = time.perf_counter() - started
     version = transformers_version()
     if html is not None:
-        write_files({html: to_html(entries, transformers=version)})
+        write_files({html: to_html(entries, transformers=version, engine=engine)})
     if json is not None:
         facts = to_json(
-            entries, transformers=version, engine=engine, tp=tp, seconds=seconds
+            entries, transformers=version, engine=engine, tp=list(tp), seconds=seconds
         )
         write_json(json, facts)
     if str(json) != "-":

@@ -2,14 +2,18 @@
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cache
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from porter.console import print_table, say
-from porter.zoo.sweep import STATUSES, Entry
+from porter.zoo.listing import transformers_folder
+from porter.zoo.sweep import STATUSES, Entry, Run
 
 MOST_CHARACTERS = 100  # of a reason in the table; JSON and page have all of it
-VERSION = 1  # of the JSON; raised when a key changes its meaning
+VERSION = 2  # of the JSON; raised when a key changes its meaning
 
 
 def count(entries: Sequence[Entry]) -> dict[str, int]:
@@ -18,7 +22,12 @@ def count(entries: Sequence[Entry]) -> dict[str, int]:
 
 
 def to_json(
-    entries: Sequence[Entry], *, transformers: str, engine: str, tp: int, seconds: float
+    entries: Sequence[Entry],
+    *,
+    transformers: str,
+    engine: str,
+    tp: list[int],
+    seconds: float,
 ) -> dict[str, Any]:
     """The JSON of `porter zoo`: versioned, the entries by architecture."""
     return {
@@ -28,7 +37,7 @@ def to_json(
         "tp": tp,
         "seconds": round(seconds, 1),
         "counts": count(entries),
-        "models": [vars(entry) for entry in entries],
+        "models": [asdict(entry) for entry in entries],
     }
 
 
@@ -64,8 +73,8 @@ def print_entries(entries: Sequence[Entry], seconds: float) -> None:
     say(f"{len(entries)} models in {seconds:.1f} s: {counts}")
 
 
-def to_html(entries: Sequence[Entry], *, transformers: str) -> str:
-    """A page that needs nothing else: the same table, every gap of it."""
+def to_html(entries: Sequence[Entry], *, transformers: str, engine: str) -> str:
+    """A page that needs nothing else: the same table, every run and every gap of it."""
     rows = "\n".join(_row(entry) for entry in entries)
     counts = ", ".join(f"{n} {s}" for s, n in count(entries).items() if n)
     return f"""<!doctype html>
@@ -73,15 +82,18 @@ def to_html(entries: Sequence[Entry], *, transformers: str) -> str:
 <meta charset="utf-8">
 <title>porter zoo</title>
 <style>
-body {{ font: 15px/1.4 sans-serif; max-width: 70rem; margin: 2rem auto; }}
+body {{ font: 15px/1.4 sans-serif; max-width: 80rem; margin: 2rem auto; }}
 td, th {{ text-align: left; vertical-align: top; padding: .2rem .8rem .2rem 0; }}
 tr {{ border-bottom: 1px solid #ddd; }}
 .number {{ text-align: right; }}
+code {{ color: #555; white-space: pre-wrap; }}
+.verified {{ color: #0a6b2c; }}
+.differs, .failed {{ color: #b00020; font-weight: bold; }}
 </style>
 <h1>Decoder-only causal LMs of transformers {escape(transformers)}</h1>
-<p>{len(entries)} models: {escape(counts)}</p>
+<p>{len(entries)} models: {escape(counts)}. Engine: {escape(engine)}.</p>
 <table>
-<tr><th>model<th>status<th>ms<th>lines<th>why</tr>
+<tr><th>model<th>category<th>status<th>runs<th>lines<th>fused<th>ms<th>why</tr>
 {rows}
 </table>
 </html>
@@ -89,10 +101,47 @@ tr {{ border-bottom: 1px solid #ddd; }}
 
 
 def _row(entry: Entry) -> str:
-    gaps = [f"{entry.file}:{gap['line']}: {gap['what']}" for gap in entry.gaps]
-    text = "<br>".join(escape(part) for part in gaps or [entry.reason])
-    return (
-        f"<tr><td>{escape(entry.architecture)}<td>{escape(entry.status)}"
-        f'<td class="number">{entry.ms:.0f}<td class="number">{entry.lines}'
-        f"<td>{text}</tr>"
+    cells = (
+        f"<td>{escape(entry.architecture)}<td>{escape(entry.category)}",
+        f'<td class="{escape(entry.status)}">{escape(entry.status)}',
+        f"<td>{'<br>'.join(escape(_run(run)) for run in entry.runs)}",
+        f'<td class="number">{entry.lines or ""}<td>{escape(_fused(entry))}',
+        f'<td class="number">{entry.ms:.0f}<td>{_reasons(entry)}',
     )
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _run(run: Run) -> str:
+    """One run on a line: config, ranks, what came of it and how near it was."""
+    near = run.verification["logits_rel_rmse"] if run.verification else None
+    error = f", {near:.0e}" if near is not None else ""
+    return f"{run.config}, tp {run.tp}: {run.status}{error}"
+
+
+def _fused(entry: Entry) -> str:
+    fused = entry.verification["fused"] if entry.verification else {}
+    return ", ".join(f"{kind} {n}" for kind, n in fused.items() if n)
+
+
+def _reasons(entry: Entry) -> str:
+    """Each gap with the source line it stands on, or why nothing was verified."""
+    if not entry.gaps:
+        return escape(entry.reason)
+    parts = []
+    for gap in entry.gaps:
+        where = f"{entry.file}:{gap['line']}: {gap['what']}"
+        parts.append(f"{escape(where)}<br><code>{escape(_line(gap))}</code>")
+    return "<br>".join(parts)
+
+
+def _line(gap: dict[str, Any]) -> str:
+    lines = _lines_of(gap["file"])
+    return lines[gap["line"] - 1].strip() if 0 < gap["line"] <= len(lines) else ""
+
+
+@cache
+def _lines_of(file: str) -> tuple[str, ...]:
+    for path in (Path(file), transformers_folder() / file):
+        if path.is_file():
+            return tuple(path.read_text(encoding="utf-8").splitlines())
+    return ()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from porter.gap import CannotRun, Refused, UsageError
+from porter.zoo.category import category
 from porter.zoo.listing import Specimen
 from porter.zoo.processes import TaskFailed, run_each
 
@@ -24,8 +25,9 @@ class Entry:
 
     status: verified (converted, and equal to its source), converted (not verified, as
     asked), refused (see gaps), unverified (converted, but the check could not run),
-    failed (an error of porter's), differs. ms: wall time of the conversion. lines: of
-    the port. reason: why, for the last three. verification: as `porter verify --json`.
+    failed (an error of porter's), differs: the worst of its runs. ms: wall time of the
+    conversion. lines: of the port. reason: why, for the last three. verification: of the
+    first run, as `porter verify --json`. runs: every config and number of ranks.
     """
 
     architecture: str
@@ -35,6 +37,24 @@ class Entry:
     ms: float = 0.0
     lines: int = 0
     gaps: list[dict[str, Any]] = field(default_factory=list)
+    reason: str = ""
+    verification: dict[str, Any] | None = None
+    category: str = "unknown"
+    runs: list["Run"] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One verification: a config (see `porter.verify.variation`) on `tp` ranks.
+
+    config: `tiny`, the class's own defaults in small sizes, or `varied`, with the
+    overrides. status: verified, unverified or differs.
+    """
+
+    config: str
+    overrides: dict[str, Any]
+    tp: int
+    status: str
     reason: str = ""
     verification: dict[str, Any] | None = None
 
@@ -54,13 +74,16 @@ Advance = Callable[[str], None]
 def sweep(
     specimens: Sequence[Specimen],
     *,
-    tp: int = 1,
+    ranks: Sequence[int] = (1,),
+    configs: int = 2,
     convert_only: bool = False,
     workers: int = 2,
     advance: Advance = lambda name: None,
 ) -> list[Entry]:
     """An entry for each specimen, in their order.
 
+    ranks: the tp sizes that each config is verified at. configs: 1, the tiny config of
+    each class, or 2, a varied one beside it.
     advance(architecture) is called after each conversion and each verification.
     """
     conversions: dict[int, _Conversion] = {}
@@ -70,7 +93,9 @@ def sweep(
     entries = {index: c.entry for index, c in conversions.items()}
     converted = sorted(i for i, e in entries.items() if e.status == "converted")
     if not convert_only and converted:
-        for index, entry in _verify_all(converted, conversions, tp, workers):
+        for index, entry in _verify_all(
+            converted, conversions, ranks, configs, workers
+        ):
             entries[index] = entry
             advance(entry.architecture)
     return [entries[index] for index in sorted(entries)]
@@ -94,6 +119,7 @@ def _convert_all(
 
 def _entry(specimen: Specimen, status: str, **more: Any) -> Entry:
     return Entry(
+        category=category(specimen),
         architecture=specimen.architecture,
         model_type=specimen.model_types[-1],
         file=f"models/{specimen.path.parent.name}/{specimen.path.name}",
@@ -125,7 +151,8 @@ def convert_one(specimen: Specimen) -> tuple[Entry, str]:
 def _verify_all(
     indexes: list[int],
     conversions: dict[int, _Conversion],
-    tp: int,
+    ranks: Sequence[int],
+    configs: int,
     workers: int,
 ) -> Iterator[tuple[int, Entry]]:
     import torch
@@ -134,10 +161,10 @@ def _verify_all(
     torch.set_num_threads(1)  # tiny models; and a forked pool of threads would hang
 
     def work(conversion: _Conversion) -> Entry:
-        return verify_one(conversion, tp)
+        return verify_one(conversion, ranks, configs)
 
     todo = [conversions[index] for index in indexes]
-    tasks = run_each(work, todo, workers=workers, timeout=VERIFY_SECONDS)
+    tasks = run_each(work, todo, workers=workers, timeout=VERIFY_SECONDS * configs)
     for position, result in tasks:
         entry = todo[position].entry
         if isinstance(result, TaskFailed):
@@ -145,10 +172,10 @@ def _verify_all(
         yield indexes[position], result
 
 
-def verify_one(conversion: _Conversion, tp: int) -> Entry:
-    """The entry of one converted specimen after its verification."""
+def verify_one(conversion: _Conversion, ranks: Sequence[int], configs: int) -> Entry:
+    """The entry of one converted specimen after its verifications."""
     from porter.verify.reference import class_of_module
-    from porter.verify.verification import make_subject, porter_engines, verify_subject
+    from porter.verify.variation import vary
 
     specimen, entry = conversion.specimen, conversion.entry
     with tempfile.TemporaryDirectory(prefix="porter-zoo-") as scratch:
@@ -156,17 +183,49 @@ def verify_one(conversion: _Conversion, tp: int) -> Entry:
         port.write_text(conversion.text, encoding="utf-8")
         try:
             source = class_of_module(specimen.module, specimen.architecture)
-            subject = make_subject(source, None, Path(scratch) / "checkpoint")
+            overrides: list[tuple[str, dict[str, Any]]] = [("tiny", {})]
+            if configs > 1 and (varied := vary(source)):
+                overrides.append(("varied", varied))
         except CannotRun as error:
             return replace(entry, status="unverified", reason=str(error))
+        runs = []
+        for name, changed in overrides:
+            folder = Path(scratch) / name
+            runs += runs_of(port, source, folder, name, changed, ranks)
+    worst = max(runs, key=lambda run: STATUSES.index(run.status))
+    return replace(
+        entry,
+        status=worst.status,
+        reason=f"{worst.config}, tp {worst.tp}: {worst.reason}" if worst.reason else "",
+        verification=runs[0].verification,
+        runs=runs,
+    )
+
+
+def runs_of(
+    port: Path,
+    source: type,
+    folder: Path,
+    name: str,
+    overrides: dict[str, Any],
+    ranks: Sequence[int],
+) -> list[Run]:
+    """One config verified at each number of ranks, on one checkpoint in `folder`."""
+    from porter.verify.verification import make_subject, porter_engines, verify_subject
+
+    try:
+        subject = make_subject(source, None, folder, config_overrides=overrides)
+    except CannotRun as error:
+        return [Run(name, overrides, tp, "unverified", str(error)) for tp in ranks]
+    runs = []
+    for tp in ranks:
         try:
             engines = porter_engines(port, subject)
             result = verify_subject(subject, engines, tp=tp, two_ranks=False)
         except (CannotRun, UsageError) as error:
-            return replace(entry, status="unverified", reason=str(error))
-    return replace(
-        entry,
-        status="verified" if result.passed else "differs",
-        reason="; ".join(result.failures),
-        verification=result.to_json(),
-    )
+            runs.append(Run(name, overrides, tp, "unverified", str(error)))
+            continue
+        status = "verified" if result.passed else "differs"
+        reason = "; ".join(result.failures)
+        runs.append(Run(name, overrides, tp, status, reason, result.to_json()))
+    return runs

@@ -54,7 +54,7 @@ def test_every_outcome_has_its_status(
     assert entries[0].lines == 2 and entries[0].ms >= 0
     assert "a bug" in entries[2].reason and "code 9" in entries[3].reason
     record = json.loads(file.read_text())
-    assert record["version"] == 1 and record["counts"]["failed"] == 2
+    assert record["version"] == 2 and record["counts"]["failed"] == 2
     assert record["models"][1]["gaps"][0]["line"] == 12
     assert "&lt;b&gt;" in page.read_text() and "<b>" not in page.read_text()
     printed = capsys.readouterr().out
@@ -94,4 +94,4 @@ def test_statuses_of_a_verification_are_shown(
     entry = Entry("AForCausalLM", "a", "models/a/modeling_a.py", "differs", reason="x")
     print_entries([entry], 1.0)
     assert "1 differs" in capsys.readouterr().out
-    assert "differs" in to_html([entry], transformers="5")
+    assert "differs" in to_html([entry], transformers="5", engine="porter")
