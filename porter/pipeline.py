@@ -7,6 +7,7 @@ from porter.transforms.fuse_gate_up import FuseGateUp
 from porter.transforms.fuse_qkv import FuseQkv
 from porter.transforms.keep_rope import KeepRope
 from porter.transforms.place_parallel import PlaceParallel
+from porter.transforms.sink_layer_values import SinkLayerValues
 from porter.transforms.substitute_attention import SubstituteAttention
 from porter.transforms.substitute_logits import SubstituteLogits
 from porter.transforms.substitute_norms import SubstituteNorms
@@ -17,6 +18,7 @@ TRANSFORMS: tuple[type[Transform], ...] = (
     SubstituteAttention,
     SubstituteRope,
     KeepRope,
+    SinkLayerValues,
     SubstituteNorms,
     # fuse: several matrices of one input are one
     FuseQkv,

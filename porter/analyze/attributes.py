@@ -99,6 +99,9 @@ class Attributes(Part):
             return torch_creation.leaf_parameter(self, obj, name)
         if obj.leaf and name in obj.args:
             return obj.args[name]
+        built = self.built_attribute(obj, name)
+        if built is not MISSING:
+            return built
         for cls in self._lineage(obj):
             found = self._class_member(cls, name, obj)
             if found is not MISSING:

@@ -5,10 +5,8 @@ from typing import Any
 
 from porter.analyze.part import Part
 from porter.analyze.sequences import SymList, SymRange
-from porter.analyze.symbols import (
-    LAYER,
-    same,
-)
+from porter.analyze.families import EachKey, SymSet
+from porter.analyze.symbols import LAYER, Sym, key, same, unwrap
 from porter.analyze.values import (
     MISSING,
     Choice,
@@ -70,7 +68,26 @@ class Names(Part):
         return node.value
 
     def on_JoinedStr(self, node, env):
-        return Opaque("a formatted string")
+        """A string, a name built from config values, or one that nobody knows."""
+        parts: list[Any] = []
+        for part in node.values:
+            plain = isinstance(part, ast.Constant)
+            value = part.value if plain else self._formatted(part, env)
+            if isinstance(value, (str, int)) and not isinstance(value, bool):
+                value = str(value)
+                if parts and isinstance(parts[-1], str):
+                    value = parts.pop() + value
+            elif not isinstance(value, Sym):
+                return Opaque("a formatted string")
+            parts.append(value)
+        if all(isinstance(p, str) for p in parts):
+            return "".join(parts)
+        return Sym("format", tuple(parts))
+
+    def _formatted(self, part: ast.FormattedValue, env):
+        if part.format_spec is not None or part.conversion != -1:
+            return None
+        return unwrap(self.eval(part.value, env))
 
     def on_Name(self, node, env):
         scope = env
@@ -149,6 +166,46 @@ class Names(Part):
 
     def on_Starred(self, node, env):
         raise self.gap("a starred expression isn't followed here")
+
+    def on_SetComp(self, node, env):
+        """The different items of a config's list, all or those of which a test holds."""
+        generator = node.generators[0]
+        iterable = self.eval(generator.iter, env)
+        items = self.symbolic_set(iterable)
+        if items is None:
+            return self._comprehend(node, env)
+        if iterable is not items:
+            items = SymSet(items.of)
+        inner = type(env)(env.file, env.inst, env.cls, env)
+        self.assign(generator.target, items.each, inner)
+        tests = [self.truth(self.eval(c, inner)) for c in generator.ifs]
+        tests = [t for t in tests if t is not True]
+        taken = key(self.eval(node.elt, inner)) == key(items.each)
+        if not taken or len(tests) > 1 or False in tests:
+            raise self.gap("this set of a config's items isn't followed")
+        items.cond = tests[0] if tests else items.cond
+        return items
+
+    def on_DictComp(self, node, env):
+        if len(node.generators) != 1 or node.generators[0].ifs:
+            raise self.gap("this dictionary comprehension isn't followed")
+        generator = node.generators[0]
+        inner = type(env)(env.file, env.inst, env.cls, env)
+        iterable = self.eval(generator.iter, env)
+        items = self.each_of(iterable)
+        if items is None:
+            out = {}
+            for item in self.sequence(iterable):
+                self.assign(generator.target, item, inner)
+                out[self.eval(node.key, inner)] = self.eval(node.value, inner)
+            return out
+        with self.running(items, [], env):
+            self.assign(generator.target, self.each_item(iterable), inner)
+            each = self.each_running(self.eval(node.key, inner))
+            value = self.eval(node.value, inner)
+        if each is None:
+            raise self.gap("a dictionary by something else than the layer type")
+        return {EachKey.of(each): value}
 
     def on_ListComp(self, node, env):
         return self._comprehend(node, env)

@@ -24,12 +24,15 @@ from porter.analyze.symbols import (
     arith,
     constant,
     is_symbolic,
+    negate,
     same,
     unwrap,
 )
 from porter.analyze.values import (
+    MISSING,
     Activation,
     Cache,
+    Choice,
     Config,
     Dtype,
     DtypeOf,
@@ -103,14 +106,20 @@ class RopeInit(External):
         given = [a for a in [*args, *kwargs.values()] if isinstance(a, Config)]
         if not given or given[0].path != interp.config.path:
             raise interp.gap("rope is initialised from another config")
-        extra = set(kwargs) - {"config", "device", "seq_len"}
+        extra = set(kwargs) - {"config", "device", "seq_len", "layer_type"}
         if extra:
             raise interp.gap(f"rope is initialised with {sorted(extra)}")
         size = Sym("call", ("rope_frequencies",))
-        inv_freq = interp.node(
-            "rope_init", (self.rope_type,), (feature_axis(size),), dtype="float32"
-        )
-        return inv_freq, Sym("rope_scaling", (self.rope_type,))
+        parameters = _rope_parameters(interp, given[0], kwargs.get("layer_type"))
+        of = (self.rope_type, parameters)
+        inv_freq = interp.node("rope_init", of, (feature_axis(size),), dtype="float32")
+        return inv_freq, Sym("rope_scaling", of)
+
+
+def _rope_parameters(interp, config: Config, layer_type):
+    """What transformers' initialisation reads: the parameters, or those of one type."""
+    everything = interp.config_attribute(config, "rope_parameters")
+    return everything if layer_type is None else Sym("item", (everything, layer_type))
 
 
 # -- calls
@@ -168,7 +177,9 @@ def stored(interp, op: str, init, persistent: bool = True) -> Node:
 def mask(interp, kind: str, args: list, kwargs: dict) -> Node:
     """transformers' mask functions: a node that only attention may read."""
     given = {**dict(zip(_MASK_ORDER, args, strict=False)), **kwargs}
-    extra = {k for k, v in given.items() if k not in _MASK_ARGS and v is not None}
+    extra = {
+        k for k, v in given.items() if k not in _MASK_ARGS and not _left_out(interp, v)
+    }
     if extra:
         raise interp.gap(
             f"the attention mask is changed by {sorted(extra)}",
@@ -190,6 +201,16 @@ def mask(interp, kind: str, args: list, kwargs: dict) -> Node:
         window = interp.config_attribute(config, name)
     axes = (batch_axis(), (), seq_axis(), hist_axis())
     return interp.node("mask", (window,), axes, kind=kind)
+
+
+def _left_out(interp, value) -> bool:
+    """Whether an argument isn't given, or only under a condition that a port refuses."""
+    value = interp.resolve(value)
+    if isinstance(value, Choice):
+        if _left_out(interp, value.other):
+            return interp.refuse_where(value.cond)
+        return _left_out(interp, value.then) and interp.refuse_where(negate(value.cond))
+    return value is None or value is MISSING
 
 
 def _is_plain_positions(value) -> bool:
@@ -290,12 +311,17 @@ def _super_method(interp, obj: Super, name: str, args: list, kwargs: dict):
 def _module_method(interp, obj: Module, name: str, args: list, kwargs: dict):
     if name == "register_buffer":
         slot = args[0] if args else kwargs["name"]
+        if not isinstance(slot, (str, Sym)):
+            raise interp.gap("a buffer whose name can't be followed")
         tensor = args[1] if len(args) > 1 else kwargs["tensor"]
         persistent = kwargs.get("persistent", args[2] if len(args) > 2 else True)
         value = None if tensor is None else stored(interp, "buffer", tensor, persistent)
-        interp.set_attribute(obj, slot, value)
+        _setattr(interp, obj, slot, value)
         return None
     if name == "append" and obj.leaf == "torch.nn.ModuleList":
+        if interp.each_loops:
+            interp.append_each(obj, args[0])
+            return None
         raise interp.gap("layers appended one by one aren't followed")
     if name in (
         "post_init",
@@ -328,6 +354,9 @@ def _module_method(interp, obj: Module, name: str, args: list, kwargs: dict):
 
 
 def _dict_method(interp, obj: dict, name: str, args: list, kwargs: dict):
+    families = [k for k in obj if not isinstance(k, (str, int, float, tuple))]
+    if families and name != "copy":
+        raise interp.gap(f"`.{name}()` of a dictionary by layer type isn't followed")
     if name == "get":
         if is_symbolic(args[0]):
             return interp.subscript(obj, args[0])
@@ -357,9 +386,11 @@ def _list_method(interp, obj, name: str, args: list):
             return out
         raise interp.gap(f"`.{name}()` of a tuple isn't followed")
     if name == "append":
+        interp.forbid_in_each(obj, appended=True)
         obj.append(args[0])
         return None
     if name == "extend":
+        interp.forbid_in_each(obj, appended=True)
         obj.extend(interp.sequence(args[0]))
         return None
     if name == "copy":
@@ -483,6 +514,13 @@ def _is_kind(interp, x, kind) -> bool:
 
 def _getattr(interp, obj, name, *default):
     obj = interp.resolve(obj)
+    if isinstance(unwrap(name), Sym):
+        found = MISSING
+        if isinstance(obj, Module) and not default:
+            found = interp.built_attribute(obj, unwrap(name))
+        if found is MISSING:
+            raise interp.gap("`getattr` of a name that can't be followed")
+        return found
     if isinstance(obj, Config):
         known = obj.fields is None or obj.fields.declares(name) or not default
         if known and obj.fields is not None:
@@ -503,6 +541,24 @@ def _getattr(interp, obj, name, *default):
     if isinstance(obj, External):
         return interp.attribute(obj, name)
     raise interp.gap("`getattr` isn't followed here")
+
+
+def _listed(interp, x):
+    """A set of the config's items, in whatever order: it stays one."""
+    from porter.analyze.families import SymSet
+
+    x = interp.resolve(x)
+    return x if isinstance(x, SymSet) else None
+
+
+def _setattr(interp, obj, name, value) -> None:
+    name = unwrap(name)
+    if isinstance(name, str):
+        interp.set_attribute(obj, name, value)
+    elif isinstance(name, Sym) and name.op == "format" and isinstance(obj, Module):
+        interp.set_built_attribute(obj, name, value)
+    else:
+        raise interp.gap("an attribute whose name can't be followed is set")
 
 
 def _module_has(interp, obj: Module, name: str) -> bool:
@@ -560,16 +616,17 @@ _BUILTINS: dict[str, Any] = {
     "enumerate": _enumerate, "zip": _zip, "isinstance": _isinstance, "getattr": _getattr,
     "hasattr": _hasattr, "max": _extreme("max"), "min": _extreme("min"), "type": _type,
     "str": lambda interp, x="": x if isinstance(x, str) else Opaque("a string"),
-    "tuple": lambda interp, x=(): tuple(interp.sequence(x)),
-    "list": lambda interp, x=(): list(interp.sequence(x)),
+    "tuple": lambda interp, x=(): _listed(interp, x) or tuple(interp.sequence(x)),
+    "list": lambda interp, x=(): _listed(interp, x) or list(interp.sequence(x)),
     "dict": lambda interp, x=None, **kw: {**(x or {}), **kw},
     "slice": lambda interp, *a: slice(*a),
     "print": lambda interp, *a, **k: None,
     "callable": lambda interp, x: True,
     "abs": lambda interp, x: abs(constant(x)),
     "all": _all, "any": _any,
-    "set": lambda interp, x=(): list(interp.sequence(x)),
-    "sorted": lambda interp, x: sorted(interp.sequence(x)),
+    "set": lambda interp, x=(): interp.symbolic_set(x) or list(interp.sequence(x)),
+    "sorted": lambda interp, x: _listed(interp, x) or sorted(interp.sequence(x)),
+    "setattr": lambda interp, obj, name, value: _setattr(interp, obj, name, value),
     "round": lambda interp, x: Sym("call", ("round", x)),
     "sum": lambda interp, x: _sum(interp, x),
     "reversed": lambda interp, x: interp.sequence(x)[::-1],

@@ -13,6 +13,7 @@ from porter.analyze import axes as ax
 from porter.analyze.attributes import Attributes
 from porter.analyze.calls import Calls
 from porter.analyze.expressions import Names
+from porter.analyze.families import Families
 from porter.analyze.folding import Folding
 from porter.analyze.graph import Frame, Loop, Node, Span, iter_nodes
 from porter.analyze.operators import Operators
@@ -47,7 +48,9 @@ class Env:
         self.vars: dict[str, Any] = {}
 
 
-class Interpreter(Names, Attributes, Operators, Subscripts, Calls, Statements):
+class Interpreter(
+    Names, Attributes, Operators, Subscripts, Calls, Statements, Families
+):
     def __init__(self, sources: SourceSet, file: SourceFile, config: Config):
         self.sources, self.config = sources, config
         self.file = file
@@ -64,6 +67,9 @@ class Interpreter(Names, Attributes, Operators, Subscripts, Calls, Statements):
         self.frames: list[Frame] = []
         self.scopes: list[Env] = []
         self.modules: list[Module] = []
+        self.each_loops: list[Any] = []
+        self.refused: list[Any] = []  # conditions on the config that a port refuses
+        self.specialisers: dict[Any, Any] = {}
 
     # -- places and refusals
 
@@ -158,6 +164,14 @@ class Interpreter(Names, Attributes, Operators, Subscripts, Calls, Statements):
                 return not short
             return rest[0] if len(rest) == 1 else Sym(cond.op, tuple(rest))
         return cond
+
+    def refuse_where(self, cond) -> bool:
+        """Give up the configs of which cond holds: a port stops for them at load."""
+        if any(contains(cond, op) for op in ("layer", "each", "runtime", "node_value")):
+            return False
+        if not any(same(cond, known) for known in self.refused):
+            self.refused.append(cond)
+        return True
 
     @contextmanager
     def assuming(self, cond, holds: bool):

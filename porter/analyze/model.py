@@ -8,6 +8,7 @@ from typing import Any
 from porter.analyze.folding import Folding
 from porter.analyze.graph import Frame, Node, batch_axis, seq_axis, walk
 from porter.analyze.interpreter import Interpreter, lineage
+from porter.analyze.specialised import mentions
 from porter.analyze.values import Class, Config, External, Module, Output
 from porter.config_class import ConfigClass, read_config_class
 from porter.gap import Gap, Refused, UsageError
@@ -157,6 +158,17 @@ def analyze(
             forward.node.lineno, "forward returns no logits that can be followed"
         )
     for node in walk([logits]):
+        scalars = [*node.args, *(v for n, v in node.attrs.items() if n != "unique")]
+        if mentions(scalars, None):
+            raise Refused(
+                [
+                    Gap(
+                        node.span.file,
+                        node.span.line,
+                        "a value of a loop over the layer types is used outside it",
+                    )
+                ]
+            )
         if node.op == "seq_index":
             raise Refused(
                 [

@@ -4,6 +4,7 @@ import ast
 from dataclasses import dataclass
 from typing import Any
 
+from porter.analyze.families import EachKey
 from porter.analyze.graph import Loop, Node, iter_nodes
 from porter.analyze.part import Part
 from porter.analyze.symbols import Sym, constant, is_symbolic, same, unwrap
@@ -206,9 +207,14 @@ class Statements(Part):
             self.assign(each, item, env)
 
     def _store_item(self, target, container, index, value, env) -> None:
-        if isinstance(container, dict) and not is_symbolic(index):
+        each = self.each_running(index)
+        if isinstance(container, dict) and each is not None:
+            container[EachKey.of(each)] = value
+        elif isinstance(container, dict) and not is_symbolic(index):
+            self.forbid_in_each(container, value)
             container[index] = value
         elif isinstance(container, list) and isinstance(index, int):
+            self.forbid_in_each(container, value)
             container[index] = value
         elif isinstance(container, Node):
             raise self.gap("a tensor is written to in place by index")
@@ -221,6 +227,7 @@ class Statements(Part):
                 raise self.gap(f"`.{name}` of a module is replaced")
             if isinstance(value, Module) and value.owner is None and value is not obj:
                 value.owner, value.name = obj, name
+            self.forbid_attribute_in_each(obj, value)
             obj.attrs[name] = value
             for node in [value] if isinstance(value, Node) else []:
                 node.attrs.setdefault("slot", (obj, name))
@@ -246,7 +253,33 @@ class Statements(Part):
         if then.signal is None and other.signal is None:
             self._merge(cond, then, other, env)
             return None
+        if self._skips_rest(stmt, then, other):
+            return self._skip_rest(cond, then, other, rest, env)
         return self._early_exit(cond, then, other, rest, env)
+
+    def _skips_rest(self, stmt: ast.If, then, other) -> bool:
+        """`if ...: continue`, straight in the body of a loop that runs once here."""
+        signals = [s.signal for s in (then, other)]
+        if None not in signals or Jumped("continue") not in signals:
+            return False
+        bodies = [self.each_loops[-1].body] if self.each_loops else []
+        if self.loop is not None:
+            bodies.append(self.loop.index.body)
+        return any(stmt is s for body in bodies for s in body)
+
+    def _skip_rest(self, cond, then, other, rest, env):
+        """The rest of the body is run where it isn't skipped."""
+        skipping, holds = (then, True) if then.signal is not None else (other, False)
+        (other if holds else then).state.restore(self, env)
+        with self.assuming(cond, not holds):
+            signal = self.run_block(rest, env)
+        if signal is not None and signal != Jumped("continue"):
+            raise self.gap("leaving the loop over layers early isn't followed")
+        staying = _Side(None, _Snapshot(self, env))
+        skipping.state.restore(self, env)
+        sides = (skipping, staying) if holds else (staying, skipping)
+        self._merge(cond, *sides, env)
+        return Jumped("continue")
 
     def _side(self, cond, holds: bool, body, env) -> "_Side":
         before = _Snapshot(self, env)
@@ -316,6 +349,8 @@ class Statements(Part):
         iterable = self.eval(stmt.iter, env)
         if isinstance(iterable, Opaque):
             raise self.gap(f"the loop runs over {iterable.what}")
+        if self.each_of(iterable) is not None:
+            return self.loop_each(stmt, iterable, env)
         layers = self.layer_iteration(iterable)
         if layers is not None:
             modules, item, stop = layers
@@ -354,9 +389,12 @@ class Statements(Part):
         self.assign(stmt.target, item, env)
         signal = self.run_block(stmt.body, env)
         self.loop = None
-        if signal is not None:
+        if signal is not None and signal != Jumped("continue"):
             raise self.gap("leaving the loop over layers early isn't followed")
         self._close_loop(loop, carried, before, assigned, env)
+        for target in ast.walk(stmt.target):
+            if isinstance(target, ast.Name):
+                env.vars[target.id] = Opaque(f"`{target.id}` of the last layer")
         return None
 
     def _close_loop(self, loop, carried, before, assigned, env) -> None:
@@ -392,6 +430,7 @@ class Statements(Part):
         if isinstance(value, (tuple, list)):
             return list(value)
         if isinstance(value, dict):
+            self.forbid_families(value)
             return list(value)
         if isinstance(value, range):
             return list(value)

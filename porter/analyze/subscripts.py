@@ -65,6 +65,8 @@ class Subscripts(Part):
     def decide_item(self, obj, index):
         if isinstance(index, slice):
             return Sym("call", ("slice_of", obj))
+        if not is_scalar(index):
+            return Opaque("an item at an unknown place")
         return Sym("item", (unwrap(obj), index))
 
     def _index_sequence(self, obj, index):
@@ -79,6 +81,8 @@ class Subscripts(Part):
         raise self.gap("a list is indexed by a config value")
 
     def _index_dict(self, obj: dict, index):
+        if self.family_of(obj) is not None:
+            return self.index_family(obj, index)
         if not is_symbolic(index):
             if index in obj:
                 return self.resolve(obj[index])

@@ -94,6 +94,7 @@ class Module:
     replaced: Any = None  # what a transform decided that it becomes (a Layer)
     element: "Module | None" = None  # of a ModuleList: its one symbolic element
     count: Any = None
+    families: list = field(default_factory=list)  # (built name, value) by layer type
 
     @property
     def path(self) -> tuple[str, ...]:

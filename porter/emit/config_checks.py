@@ -6,6 +6,11 @@ Which rope types and parameters vLLM 0.32 computes otherwise was measured agains
 transformers' ROPE_INIT_FUNCTIONS; the table stands in docs/rope.md.
 """
 
+import re
+import textwrap
+
+from porter.analyze.symbols import describe
+
 _CHECK = '''\
 def check_rope(rope_parameters: dict, max_position: int, max_model_len: int) -> None:
     """Stop where vLLM's rope doesn't compute what the original model does."""
@@ -51,6 +56,18 @@ def default_only_check(kind: str) -> str:
     return _DEFAULT_ONLY.format(kind=kind)
 
 
+_REFUSED = """\
+if {test}:
+    raise ValueError("{shown} isn't supported")"""
+
+
+def refused_check(cond) -> str:
+    """For a branch that vLLM can't express: the port is that of the other branch."""
+    test = describe(cond)
+    shown = test.replace("config.", "").replace('"', "'")
+    return _REFUSED.format(test=test, shown=shown)
+
+
 _FOLDED = """\
 if config.{name} {differs} {value!r}:
     raise ValueError("this port was made for {name} = {shown}")"""
@@ -61,3 +78,11 @@ def folded_check(name: str, value) -> str:
     shown = str(value).replace('"', "'")
     differs = "is not" if value is None or isinstance(value, bool) else "!="
     return _FOLDED.format(name=name, value=value, shown=shown, differs=differs)
+
+
+def each_layer(check: str, layers) -> str:
+    """The check, made for every layer where it reads something of the layer's own."""
+    if not re.search(r"\blayer_idx\b", check):
+        return check
+    head = f"for layer_idx in range({describe(layers)}):"
+    return f"{head}\n{textwrap.indent(check, '    ')}"

@@ -15,7 +15,13 @@ from porter.analyze.values import Module
 from porter.emit.causal_lm import CausalLMWriter, container, tied_embedding
 from porter.emit.classes import ClassSet, Generated
 from porter.emit.comments import Comments
-from porter.emit.config_checks import default_only_check, folded_check, rope_check
+from porter.emit.config_checks import (
+    default_only_check,
+    each_layer,
+    folded_check,
+    refused_check,
+    rope_check,
+)
 from porter.emit.frames import FrameGraph
 from porter.emit.imports import import_block
 from porter.emit.method import Line
@@ -56,6 +62,8 @@ def emit(facts: Facts, header: str) -> Emitted:
     plan = plan_weights(facts, graph, scopes)
     ropes = [r for s in scopes for r in s.ropes]
     checks, functions = _rope_checks(facts, ropes, position)
+    layers = trunk.loop.modules.count
+    checks = [each_layer(text, layers) for text in checks]
     root = CausalLMWriter(classes, trunk, plan, tied, checks)
     parts.append(root.write())
     raw = _join(functions, parts)
@@ -85,14 +93,17 @@ def _rope_checks(
     checks, functions = [], []
     for name, value in facts.folded.items():
         checks.append(folded_check(name, value))
+    checks += [refused_check(cond) for cond in facts.interpreter.refused]
     if facts.default_rope_only is not None:
         checks.append(default_only_check(describe(facts.default_rope_only)))
     if ropes:
         table = ropes[0].attrs["table"]
-        checks.append(
-            f"check_rope({describe(table.parameters)}, {describe(position)}, "
+        calls = [
+            f"check_rope({describe(r.attrs['table'].parameters)}, {describe(position)}, "
             "vllm_config.model_config.max_model_len)"
-        )
+            for r in ropes
+        ]
+        checks += dict.fromkeys(calls)
         any_factor = table.partial or facts.config.sets_partial_rotary
         rotates = all(r.op == "rope" for r in ropes) and table.pairing == "halves"
         functions.append(rope_check(any_factor, longrope=rotates))

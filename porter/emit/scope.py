@@ -208,6 +208,10 @@ class ClassScope:
         if slot is None:
             raise self.gap(node, "a parameter without a name")
         owner, name = slot
+        if not isinstance(
+            name, str
+        ):  # built from the layer's type, which a layer knows
+            name = "".join(p for p in name.args if isinstance(p, str)).strip("_")
         if owner is not self.inst:
             if node.op == "parameter":
                 raise self.gap(node, "a parameter of another module is used here")

@@ -110,7 +110,11 @@ def _partial(rotated, passed) -> Rotation | None:
     if found is None or not is_op(found.x, "slice") or not is_op(passed, "slice"):
         return None
     x, low, high = found.x.args
-    if passed.args[0] is not x or not same(passed.args[1], high) or not same(low, 0):
+    if (
+        strip_casts(passed.args[0]) is not strip_casts(x)
+        or not same(passed.args[1], high)
+        or not same(low, 0)
+    ):
         return None
     if any(s.attrs["dim"] != -1 or s.attrs["step"] != 1 for s in (found.x, passed)):
         return None
@@ -136,10 +140,17 @@ def _full(node) -> Rotation | None:
                 other = match_table(sin, "sin")
                 if other is None or not table.same_as(other):
                     continue
-                x = strip_casts(x)
-                if _turned(strip_casts(turned), x) == table.pairing:
+                x = _widened(x)
+                if _turned(strip_casts(turned), strip_casts(x)) == table.pairing:
                     return Rotation(x, table)
     return None
+
+
+def _widened(x):
+    """x without casts to a wider dtype; one to the activations' dtype stays."""
+    while is_op(x, "cast") and x.dtype in ("float32", "float64"):
+        x = x.args[0]
+    return x
 
 
 def _turned(turned, x) -> str | None:
@@ -162,7 +173,7 @@ def _turned(turned, x) -> str | None:
 def _is_slice(node, x, low, high, step: int = 1) -> bool:
     return (
         is_op(node, "slice")
-        and node.args[0] is x
+        and strip_casts(node.args[0]) is x
         and node.attrs["dim"] == -1
         and node.attrs["step"] == step
         and same(node.args[1], low)
@@ -263,6 +274,8 @@ def _inverse_frequencies(node):
     if not same(scaled.args[0], rope_type) or unwrap(rope_type).op != "item":
         return None
     parameters = unwrap(rope_type).args[0]
+    if not same(scaled.args[1], parameters):
+        return None  # the library reads other parameters than the default formula
     dim = _default_dim(default, parameters)
     if dim is None:
         return None
@@ -319,7 +332,7 @@ def _is_partial(dim, parameters) -> bool:
 
 def _scaling_fits(scaling, found) -> bool:
     """1 for the default type, transformers' scaling for the others."""
-    parameters, _, _, rope_type = found
+    parameters, _dim, _partial, rope_type = found
     scaling = unwrap(scaling)
     if not (isinstance(scaling, Sym) and scaling.op == "ifexp"):
         return False
@@ -335,4 +348,5 @@ def _scaling_fits(scaling, found) -> bool:
         isinstance(scaled, Sym)
         and scaled.op == "rope_scaling"
         and same(scaled.args[0], rope_type)
+        and same(scaled.args[1], parameters)
     )
