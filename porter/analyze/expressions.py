@@ -3,9 +3,9 @@
 import ast
 from typing import Any
 
+from porter.analyze.families import EachKey, SymSet
 from porter.analyze.part import Part
 from porter.analyze.sequences import SymList, SymRange
-from porter.analyze.families import EachKey, SymSet
 from porter.analyze.symbols import LAYER, Sym, key, same, unwrap
 from porter.analyze.values import (
     MISSING,

@@ -2,9 +2,9 @@
 
 `for t in set(config.layer_types)` runs once here, on a symbol that stands for every item:
 what it stores under that symbol, in a dictionary, under a name built from it, or appended
-to a ModuleList, is a family. Reading the family by an item, `tables[config.layer_types[i]]`,
-gives the value with the item in the place of the symbol. A key that is in no list fails in
-the source as well.
+to a ModuleList, is a family. Reading it by an item, `tables[config.layer_types[i]]`, gives
+the value with the item in the place of the symbol. A key that is in no list fails in the
+source as well.
 
 Refuses what depends on how many different items there are, or on their order.
 """

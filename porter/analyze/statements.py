@@ -277,8 +277,10 @@ class Statements(Part):
             raise self.gap("leaving the loop over layers early isn't followed")
         staying = _Side(None, _Snapshot(self, env))
         skipping.state.restore(self, env)
-        sides = (skipping, staying) if holds else (staying, skipping)
-        self._merge(cond, *sides, env)
+        if holds:
+            self._merge(cond, skipping, staying, env)
+        else:
+            self._merge(cond, staying, skipping, env)
         return Jumped("continue")
 
     def _side(self, cond, holds: bool, body, env) -> "_Side":
