@@ -1,0 +1,1 @@
+"""Random one-place changes of real sources: each is ported as changed, or refused."""
