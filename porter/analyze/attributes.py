@@ -23,6 +23,7 @@ from porter.analyze.values import (
     DtypeOf,
     External,
     ExternalMethod,
+    Finfo,
     Function,
     Module,
     Opaque,
@@ -68,6 +69,8 @@ class Attributes(Part):
             return self.class_attribute(obj, name)
         if isinstance(obj, Function) and name.startswith("__"):
             return Opaque(name)
+        if isinstance(obj, Finfo):
+            return Sym("finfo", (name,))
         if obj is DEVICE:
             return Opaque("a device's attribute")
         raise self.gap(f"`.{name}` of a {type(obj).__name__} isn't followed")

@@ -1,5 +1,6 @@
 """Calls: binding arguments, functions, modules, the library's objects."""
 
+import ast
 from typing import Any
 
 from porter.analyze import hf_api, torch_elementwise, torch_ops
@@ -29,11 +30,17 @@ class Calls(Part):
     """Calls."""
 
     def on_Call(self, node, env):
+        changed = self.change_in_place(node, env)
+        if changed is not NotImplemented:
+            return changed
         fn = self.resolve(self.eval(node.func, env))
         if isinstance(fn, External) and fn.name == "builtins.super":
             return Super(env.inst, env.cls)
         if isinstance(fn, External) and _is_message(fn):
             return None
+        return self.call(fn, *self.arguments(node, env))
+
+    def arguments(self, node: ast.Call, env) -> tuple[list, dict[str, Any]]:
         args = self._items(node.args, env)
         kwargs: dict[str, Any] = {}
         for keyword in node.keywords:
@@ -44,7 +51,7 @@ class Calls(Part):
                 kwargs.update(value)
             else:
                 kwargs[keyword.arg] = value
-        return self.call(fn, args, kwargs)
+        return args, kwargs
 
     def call(self, fn, args: list, kwargs: dict) -> Any:
         fn = self.resolve(fn)

@@ -9,15 +9,16 @@ import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
-from porter.analyze.symbols import BATCH, HIST, SEQ, Sym, key, product
+from porter.analyze.symbols import BATCH, HIST, SEQ, Sym, contains, key, product
 
 _ids = itertools.count(1)
 
 
 @dataclass(eq=False)
 class Factor:
-    """One indivisible piece of an axis. role: `batch`, `seq`, `hist` (cached tokens) or
-    `` (a feature). repeats: copies made by expand. pieces: what a view split it into."""
+    """One indivisible piece of an axis. role: `batch`, `seq`, `hist` (cached tokens),
+    `span` (another number of tokens) or `` (a feature). repeats: copies made by expand.
+    pieces: what a view split it into."""
 
     size: Any
     role: str = ""
@@ -65,6 +66,37 @@ def hist_axis() -> Axis:
 
 def feature_axis(size) -> Axis:
     return () if key(size) == key(1) else (Factor(size),)
+
+
+def sized_axis(size, repeats: bool = False) -> Axis:
+    """An axis by its size: that of the batch, of the new tokens, of all tokens so far,
+    of another number of tokens (`span`), or of features."""
+    if key(size) == key(1):
+        return ()
+    role = _ROLES.get(key(size), "span" if contains(size, "runtime") else "")
+    return (Factor(size, role, repeats),)
+
+
+def apart(axes: Axes) -> Axes:
+    """The axes, with a factor of its own where one would stand in two of them."""
+    seen: set[int] = set()
+    out = []
+    for axis in axes:
+        mine = [id(leaf) for f in axis for leaf in f.leaves()]
+        if seen & set(mine):
+            axis = tuple(Factor(f.size, f.role, f.repeats) for f in axis)
+        seen |= set(mine)
+        out.append(axis)
+    return tuple(out)
+
+
+_ROLES = {key(BATCH): "batch", key(SEQ): "seq", key(HIST): "hist"}
+
+
+def pairs_tokens(axes: Axes) -> bool:
+    """Whether a tensor of these axes has values for pairs of tokens, as masks have."""
+    tokens = [a for a in axes if has_role(a, "seq", "hist", "span")]
+    return len(tokens) > 1 or any(has_role(a, "hist", "span") for a in tokens)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,16 @@ from porter.analyze.calls import Calls
 from porter.analyze.expressions import Names
 from porter.analyze.families import Families
 from porter.analyze.folding import Folding
-from porter.analyze.graph import Frame, Loop, Node, Span, iter_nodes
+from porter.analyze.graph import (
+    Frame,
+    Loop,
+    Node,
+    Span,
+    apart,
+    has_role,
+    iter_nodes,
+    pairs_tokens,
+)
 from porter.analyze.operators import Operators
 from porter.analyze.statements import Statements
 from porter.analyze.subscripts import Subscripts
@@ -122,12 +131,13 @@ class Interpreter(
     def elementwise(self, op: str, *args, dtype=None, **attrs) -> Node:
         tensors = [a for a in args if isinstance(a, Node)]
         if any(isinstance(a, Sym) and contains(a, "runtime") for a in args):
-            raise self.gap(
-                "the number of tokens is used as a value",
-                "vLLM batches tokens of several sequences",
-            )
+            if not any(pairs_tokens(t.axes) for t in tensors):
+                raise self.gap(
+                    "the number of tokens is used as a value",
+                    "vLLM batches tokens of several sequences",
+                )
         try:
-            axes = ax.broadcast([t.axes for t in tensors])
+            axes = apart(ax.broadcast([t.axes for t in tensors]))
         except ax.AxisError as error:
             raise self.gap(f"`{op}`: {error}") from error
         tag = dtype if dtype is not None else promote(tensors)
@@ -213,7 +223,7 @@ class Interpreter(
         """`a` where cond holds, else `b`."""
         if a is b or (is_scalar(a) and is_scalar(b) and same(a, b)):
             return a
-        if contains(cond, "runtime") and (_has_node(a) or _has_node(b)):
+        if contains(cond, "runtime") and not (_only_pairs(a) and _only_pairs(b)):
             raise self.gap(
                 "a branch depends on the number of tokens",
                 "vLLM batches tokens of several sequences",
@@ -260,6 +270,8 @@ class Interpreter(
         return self.node("phi", (cond, a, b), axes, dtype=promote([a, b]))
 
     def _joined_axes(self, cond, a: Node, b: Node):
+        if contains(cond, "runtime") and len(a.axes) == len(b.axes):
+            return tuple(map(self._longer, a.axes, b.axes))
         try:
             return ax.broadcast([a.axes, b.axes])
         except ax.AxisError as error:
@@ -273,6 +285,15 @@ class Interpreter(
                 ):
                     return b.axes
             raise self.gap(f"the two sides of a condition differ: {error}") from error
+
+    def _longer(self, a, b):
+        """Where a mask is made with and without cached tokens, the axis with them."""
+        if not a or has_role(b, "hist") and has_role(a, "seq", "span"):
+            return b
+        if b and not same(ax.axis_size(a), ax.axis_size(b)):
+            if not (has_role(a, "hist") and has_role(b, "seq", "span")):
+                raise self.gap("the two sides of a condition differ in their axes")
+        return a
 
     # -- calls
 
@@ -459,5 +480,6 @@ def _dtype_key(dtype):
     return ("n", dtype.id) if isinstance(dtype, Node) else dtype
 
 
-def _has_node(value) -> bool:
-    return any(True for _ in iter_nodes(value))
+def _only_pairs(value) -> bool:
+    """Masks and scores may be made in several ways; what becomes of them is proved."""
+    return all(pairs_tokens(n.axes) for n in iter_nodes(value))

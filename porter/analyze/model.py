@@ -169,17 +169,6 @@ def analyze(
                     )
                 ]
             )
-        if node.op == "seq_index":
-            raise Refused(
-                [
-                    Gap(
-                        node.span.file,
-                        node.span.line,
-                        "tokens are numbered from 0 at every step",
-                        "positions must count the tokens before: add the cache's length",
-                    )
-                ]
-            )
     facts = Facts(file, sources, cls, fields, root, interp.frames[0], logits, interp)
     for name in (
         "_tied_weights_keys",

@@ -6,8 +6,8 @@ to the new tokens, are the position of each token, which vLLM hands to the model
 
 from typing import Any
 
-from porter.analyze.graph import Factor, Node, has_role, seq_axis
-from porter.analyze.symbols import PAST, SEQ, arith, constant, same
+from porter.analyze.graph import Node, batch_axis, has_role, hist_axis, seq_axis
+from porter.analyze.symbols import BATCH, HIST, PAST, SEQ, arith, constant, same
 from porter.analyze.values import is_scalar
 
 
@@ -34,8 +34,10 @@ def arange(interp, start, stop, step) -> Node | None:
         return interp.node(
             "seq_index", (), (seq_axis(),), dtype="int64", line=interp.line
         )
-    if same(start, PAST) and same(stop, arith("add", PAST, SEQ)):
+    if same(start, PAST) and same(stop, HIST):
         return positions(interp, (seq_axis(),))
+    if same(start, 0) and same(stop, HIST):
+        return interp.node("key_index", (), (hist_axis(),), dtype="int64")
     return None
 
 
@@ -58,15 +60,12 @@ def shift(interp, op: str, left, right) -> Node | None:
 
 
 def is_full_length(sizes: list) -> bool:
-    return len(sizes) == 2 and same(sizes[1], arith("add", PAST, SEQ))
+    return len(sizes) == 2 and same(sizes[0], BATCH) and same(sizes[1], HIST)
 
 
 def ones(interp, sizes: list) -> Node:
     """A mask of ones over all tokens so far: nothing is padded."""
-    from porter.analyze.graph import batch_axis
-
-    total = (Factor(arith("add", PAST, SEQ), "total"),)
-    return interp.node("pos_ones", (), (batch_axis(), total))
+    return interp.node("pos_ones", (), (batch_axis(), hist_axis()))
 
 
 def is_position_mask(value) -> bool:
@@ -96,7 +95,7 @@ def binary(interp, op: str, left, right) -> Any:
     return NotImplemented
 
 
-def index(interp, x: Node, items: list) -> Node:
+def index(interp, x: Node, items: list) -> Node | None:
     """[:, past:] leaves the new tokens."""
     ok = len(items) == 2 and all(isinstance(i, slice) for i in items)
     if ok and x.op == "pos_index" and items[0] == slice(None):
@@ -106,7 +105,7 @@ def index(interp, x: Node, items: list) -> Node:
             made = positions(interp, (x.axes[0], seq_axis()))
             offset = x.attrs["offset"]
             return made if same(offset, 0) else interp.elementwise("add", made, offset)
-    raise interp.gap("positions are cut in a way that isn't followed")
+    return None
 
 
 def depends_on_tokens(node: Node) -> bool:

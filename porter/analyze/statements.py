@@ -8,10 +8,12 @@ from porter.analyze.families import EachKey
 from porter.analyze.graph import Loop, Node, iter_nodes
 from porter.analyze.part import Part
 from porter.analyze.symbols import Sym, constant, is_symbolic, same, unwrap
+from porter.analyze.torch_ops import is_in_place
 from porter.analyze.values import (
     MISSING,
     Choice,
     External,
+    ExternalMethod,
     Function,
     Module,
     Opaque,
@@ -76,6 +78,22 @@ class Statements(Part):
     def do_Expr(self, stmt, env):
         if not isinstance(stmt.value, ast.Constant):
             self.eval(stmt.value, env)
+
+    def change_in_place(self, call: ast.Call, env) -> Any:
+        """`name.method_(...)` is `name = name.method(...)`; NotImplemented if it isn't."""
+        target = call.func.value if isinstance(call.func, ast.Attribute) else None
+        if not isinstance(target, ast.Name) or target.id not in env.vars:
+            return NotImplemented
+        assert isinstance(call.func, ast.Attribute)
+        current = self.eval(_as_load(target), env)
+        if not is_in_place(call.func.attr) or not isinstance(current, Node):
+            return NotImplemented
+        self._refuse_shared(current, target, env)
+        method = ExternalMethod(current, call.func.attr[:-1])
+        args, kwargs = self.arguments(call, env)
+        changed = self.call(method, args, kwargs)
+        self.assign(target, changed, env)
+        return changed
 
     def do_Pass(self, stmt, env):
         return None
@@ -153,10 +171,23 @@ class Statements(Part):
         value = self.binary(type(stmt.op), current, self.eval(stmt.value, env))
         self.assign(stmt.target, value, env)
 
-    def _refuse_shared(self, value: Node, target: ast.expr, env) -> None:
+    def refuse_shared(self, value: Node) -> None:
+        """`made().change_()`: nothing else may know the tensor that is changed."""
+        self._refuse_shared(value, None, None)
+
+    def _refuse_shared(self, value: Node, target: ast.expr | None, env) -> None:
         """`x += y` changes the tensor itself, so every other name for it changes too."""
         own = target.id if isinstance(target, ast.Name) else None
-        for scope in [*self.scopes, env]:
+        if _storage(value).op in ("buffer", "parameter", "leaf_parameter"):
+            raise self.gap("a parameter or buffer is changed as the model runs")
+        for module in self.modules:
+            for name, other in module.attrs.items():
+                if isinstance(other, Node) and _shares_storage(value, other):
+                    raise self.gap(
+                        f"an in-place change that `self.{name}` sees as well",
+                        "write it as `x = x + y`",
+                    )
+        for scope in [*self.scopes, *([env] if env is not None else [])]:
             for name, other in scope.vars.items():
                 if scope is env and name == own:
                     continue

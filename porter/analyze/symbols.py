@@ -42,8 +42,8 @@ def config_field(path: tuple[str, ...], name: str) -> Sym:
 
 BATCH = Sym("runtime", ("batch",))
 SEQ = Sym("runtime", ("seq",))
-HIST = Sym("runtime", ("history",))
 PAST = Sym("runtime", ("past",))
+HIST = Sym("add", (PAST, SEQ))  # the cached tokens, the new ones among them
 LAYER = Sym("layer", ())
 
 
@@ -404,7 +404,7 @@ def simplify(x):
     if contains(inner, "truediv") or contains(inner, "pow"):
         return x  # not a size
     atoms: dict = {}
-    _collect_atoms(inner, atoms)
+    collect_atoms(inner, atoms)
     p = poly(inner)
     if len(p) != 1:
         return x
@@ -423,15 +423,29 @@ def simplify(x):
     return out if _parts(out) < _parts(x) else x
 
 
+def from_poly(p: Poly, atoms: dict) -> Any:
+    """The expression that p is the polynomial of; exponents are positive integers."""
+    total: Any = 0
+    for monomial, coefficient in sorted(p.items(), key=repr):
+        whole = coefficient.denominator == 1
+        term: Any = int(coefficient) if whole else float(coefficient)
+        for atom, exponent in monomial:
+            for _ in range(int(exponent)):
+                term = arith("mul", atoms[atom], term) if term != 1 else atoms[atom]
+        total = arith("add", total, term)
+    return total
+
+
 def _parts(x) -> int:
     x = unwrap(x)
     return 1 + sum(_parts(a) for a in x.args) if isinstance(x, Sym) else 1
 
 
-def _collect_atoms(x, atoms: dict) -> None:
+def collect_atoms(x, atoms: dict) -> None:
+    """Put the parts that polynomials take as a whole into atoms: key -> Sym."""
     x = unwrap(x)
     if isinstance(x, Sym) and x.op in ARITHMETIC:
         for arg in x.args:
-            _collect_atoms(arg, atoms)
+            collect_atoms(arg, atoms)
     elif isinstance(x, Sym):
         atoms.setdefault(key(x), x)

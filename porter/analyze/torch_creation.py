@@ -5,14 +5,14 @@ from porter.analyze.graph import (
     Axes,
     Node,
     feature_axis,
+    sized_axis,
 )
-from porter.analyze.symbols import Sym, arith, constant, is_symbolic, key, same
+from porter.analyze.symbols import Sym, arith, constant, is_symbolic, same
 from porter.analyze.torch_elementwise import cast, dtype_tag
-from porter.analyze.torch_shapes import _token_axis
 from porter.analyze.values import (
     DEVICE,
+    Finfo,
     Module,
-    Opaque,
     is_scalar,
 )
 
@@ -47,12 +47,13 @@ def _creation(interp, short: str, args: list, kwargs: dict):
         return _filled(interp, short, args, kwargs)
     if short == "arange":
         return arange(interp, *args, **kwargs)
-    if short in ("tensor", "as_tensor") and args and is_scalar(args[0]):
-        return interp.node("constant", (args[0],), ())
+    if short in ("tensor", "as_tensor", "scalar_tensor") and args:
+        if is_scalar(args[0]):
+            return interp.node("constant", (args[0],), ())
     if short == "Size":
         return tuple(args[0])
     if short == "finfo":
-        return Opaque("torch.finfo")
+        return Finfo()
     if short in ("ones_like", "zeros_like") and args and isinstance(args[0], Node):
         value = 1.0 if short == "ones_like" else 0.0
         return interp.node("fill", (value,), args[0].axes, dtype=args[0].dtype)
@@ -79,14 +80,24 @@ def _filled(interp, short: str, args: list, kwargs: dict):
     sizes = list(sizes) if isinstance(sizes, (tuple, list)) else [sizes]
     if pos.is_full_length(sizes) and fill == 1.0:
         return pos.ones(interp, sizes)
-    axes = []
-    for s in sizes:
-        k = key(s)
-        if k[:1] == ("runtime",):
-            axes.append(_token_axis(s))
-        else:
-            axes.append(feature_axis(s))
-    return interp.node("fill", (fill,), tuple(axes), init=short)
+    axes = tuple(sized_axis(s) for s in sizes)
+    dtype = kwargs.get("dtype")
+    boolean = dtype is not None and dtype_tag(interp, dtype)[0] == "bool"
+    if boolean and constant(fill) is not None:
+        return interp.node("fill", (bool(fill),), axes, dtype="bool", init=short)
+    return interp.node("fill", (fill,), axes, init=short)
+
+
+def new_filled(short: str):
+    return lambda interp, x, *args, **kwargs: _filled(interp, short, [*args], kwargs)
+
+
+def full_like(interp, x: Node, fill_value, **kwargs) -> Node:
+    return interp.node("fill", (fill_value,), x.axes, dtype=x.dtype)
+
+
+def fill_(interp, x: Node, value) -> Node:
+    return interp.node("fill", (value,), x.axes, dtype=x.dtype)
 
 
 def arange(interp, *args, **kwargs):
@@ -111,9 +122,7 @@ def arange(interp, *args, **kwargs):
     if constant(step) != 1:
         length = arith("floordiv", length, step)
     tag = dtype_tag(interp, dtype)[0] if dtype is not None else "int64"
-    return interp.node(
-        "arange", (start, stop, step), (feature_axis(length),), dtype=tag
-    )
+    return interp.node("arange", (start, stop, step), (sized_axis(length),), dtype=tag)
 
 
 def _math(interp, short: str, args: list):

@@ -16,6 +16,7 @@ from porter.analyze.values import (
     Device,
     Dtype,
     DtypeOf,
+    External,
     Opaque,
     is_scalar,
 )
@@ -63,6 +64,13 @@ _DTYPES = {
 }
 
 
+_PYTHON_TYPES = {
+    "builtins.bool": "bool",
+    "builtins.float": "float32",
+    "builtins.int": "int64",
+}
+
+
 def dtype_of(name: str) -> Dtype | None:
     return Dtype(_DTYPES[name]) if name in _DTYPES else None
 
@@ -99,6 +107,32 @@ def binary(interp, op: str, left, right) -> Any:
 
 def comparison(interp, op: str, left, right) -> Node:
     return interp.elementwise(op, left, right, dtype="bool")
+
+
+def comparing(op: str):
+    return lambda interp, left, right: comparison(interp, op, left, right)
+
+
+def logical(op: str):
+    """and, or, xor of truths: of what isn't boolean, whether it is 0."""
+    return lambda interp, *args: interp.elementwise(
+        op, *(_boolean(interp, a) for a in args), dtype="bool"
+    )
+
+
+def _boolean(interp, x):
+    if isinstance(x, Node) and x.dtype == "bool":
+        return x
+    return comparison(interp, "ne", x, 0)
+
+
+def bitwise(op: str):
+    def fn(interp, *args):
+        if any(isinstance(a, Node) and a.dtype != "bool" for a in args):
+            raise interp.gap("bits of numbers aren't followed")
+        return interp.elementwise(op, *args, dtype="bool")
+
+    return fn
 
 
 def activation(interp, act: Activation, x) -> Node:
@@ -188,6 +222,8 @@ def dtype_tag(interp, dtype):
         return dtype.node.dtype, dtype.node
     if isinstance(dtype, Dtype):
         return (None if dtype.name == "activations" else dtype.name), None
+    if isinstance(dtype, External) and dtype.name in _PYTHON_TYPES:
+        return _PYTHON_TYPES[dtype.name], None
     raise interp.gap("a cast to a dtype that can't be read")
 
 

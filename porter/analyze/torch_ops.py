@@ -16,7 +16,10 @@ from porter.analyze.symbols import constant
 from porter.analyze.torch_creation import (
     _creation,
     _math,
+    fill_,
+    full_like,
     item,
+    new_filled,
 )
 from porter.analyze.torch_elementwise import (
     _ALIASES,
@@ -27,10 +30,13 @@ from porter.analyze.torch_elementwise import (
     _unary,
     addcmul,
     binary,
+    bitwise,
     clamp,
+    comparing,
     dropout,
     gelu,
     leaky_relu,
+    logical,
     masked_fill,
     matmul,
     pow_,
@@ -74,6 +80,8 @@ from porter.analyze.torch_shapes import (
     squeeze,
     t,
     transpose,
+    tril,
+    triu,
     unflatten,
     unsqueeze,
     view,
@@ -112,9 +120,14 @@ def call(interp, name: str, args: list, kwargs: dict) -> Any:
 
 def method(interp, obj: Node, name: str, args: list, kwargs: dict) -> Any:
     """A method of a tensor."""
-    if name.endswith("_") and not name.startswith("_"):
-        raise interp.gap(f"the in-place `{name}` isn't followed")
+    if is_in_place(name):
+        interp.refuse_shared(obj)
+        name = name[:-1]
     return operate(interp, name, [obj, *args], kwargs, f"Tensor.{name}")
+
+
+def is_in_place(name: str) -> bool:
+    return name.endswith("_") and not name.startswith("_")
 
 
 def _unknown(interp, name, args, kwargs):
@@ -207,8 +220,21 @@ _TABLE: dict[str, Any] = {
     "concat": cat, "concatenate": cat, "stack": stack, "pad": pad, "matmul": matmul,
     "bmm": matmul, "linear": linear, "einsum": einsum, "softmax": softmax,
     "conv1d": conv1d, "size": size, "dim": dim, "numel": numel, "item": item,
-    "cpu": same_value, "cuda": same_value, "tensor_split": chunk,
+    "cpu": same_value, "cuda": same_value, "tensor_split": chunk, "tril": tril,
+    "triu": triu, "fill": fill_, "new_zeros": new_filled("zeros"),
+    "new_ones": new_filled("ones"), "new_full": new_filled("full"),
+    "full_like": full_like, "logical_not": logical("invert"),
+    "logical_and": logical("bitand"), "logical_or": logical("bitor"),
+    "logical_xor": logical("xor"), "bitwise_not": bitwise("invert"),
+    "bitwise_and": bitwise("bitand"), "bitwise_or": bitwise("bitor"),
+    "bitwise_xor": bitwise("xor"),
 }  # fmt: skip
+for _names, _op in (
+    (("eq",), "eq"), (("ne", "not_equal"), "ne"), (("lt", "less"), "lt"),
+    (("le", "less_equal"), "le"), (("gt", "greater"), "gt"),
+    (("ge", "greater_equal"), "ge"),
+):  # fmt: skip
+    _TABLE |= dict.fromkeys(_names, comparing(_op))
 _TABLE |= {
     "roll": _along_features("roll", "shifts", "dims"),
     "flip": _along_features("flip", "dims"),

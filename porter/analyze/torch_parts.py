@@ -7,10 +7,10 @@ from porter.analyze import positions as pos
 from porter.analyze.graph import (
     Node,
     axis_size,
-    feature_axis,
     has_role,
+    sized_axis,
 )
-from porter.analyze.symbols import Sym, arith, constant, key, same
+from porter.analyze.symbols import Sym, arith, constant, same
 from porter.analyze.token_axes import forbid_tokens
 from porter.analyze.torch_shapes import rearranged, unsqueeze
 
@@ -19,7 +19,9 @@ def index(interp, x: Node, item) -> Node:
     """x[...] with integers, slices, None and `...`."""
     items = list(item) if isinstance(item, tuple) else [item]
     if pos.is_position_mask(x):
-        return pos.index(interp, x, items)
+        cut = pos.index(interp, x, items)
+        if cut is not None:
+            return cut
     for it in items:
         if isinstance(it, Node):
             return _gather_rows(interp, x, items)
@@ -62,13 +64,10 @@ def narrow(interp, x: Node, dim: int, start, stop, step=None) -> Node:
     low, high = ax.bounds(start, stop, size)
     if constant(low) == 0 and same(high, size) and step in (None, 1):
         return x
-    if has_role(axis, "hist") and constant(low) == 0 and step in (None, 1):
-        if key(high)[:1] == ("runtime",):
-            return x
-    if any(f.role for f in axis):
+    if has_role(axis, "batch", "seq"):
         return _narrow_tokens(interp, x, axis)
     length = ax.slice_size(start, stop, step, size)
-    axes = (*x.axes[:dim], feature_axis(length), *x.axes[dim + 1 :])
+    axes = (*x.axes[:dim], sized_axis(length), *x.axes[dim + 1 :])
     if not same(length, 1) and axes[dim] == ():
         raise interp.gap("a slice of unknown size")
     return interp.node(
@@ -82,8 +81,6 @@ def narrow(interp, x: Node, dim: int, start, stop, step=None) -> Node:
 
 
 def _narrow_tokens(interp, x, axis):
-    if x.op == "mask":
-        return x
     raise interp.gap(
         "this takes part of the tokens: it mixes tokens outside attention",
         "vLLM batches tokens of several sequences; only attention may look across them",
@@ -154,8 +151,10 @@ def cat(interp, tensors, dim=0, axis=None):
         raise interp.gap("`cat` of something that isn't a tensor")
     at = ax.normalize(constant(dim), len(tensors[0].axes))
     size: Any = 0
+    spans = any(has_role(x.axes[at], "span") for x in tensors)
     for x in tensors:
-        forbid_tokens(interp, x.axes[at], "`cat`")
+        if not spans:
+            forbid_tokens(interp, x.axes[at], "`cat`")
         size = arith("add", size, axis_size(x.axes[at]))
     try:
         rest = [
@@ -166,7 +165,7 @@ def cat(interp, tensors, dim=0, axis=None):
         raise interp.gap(f"`cat`: {error}") from error
     from porter.analyze.interpreter import promote
 
-    rest[at] = feature_axis(size)
+    rest[at] = sized_axis(size)
     rank = len(rest)
     return interp.node(
         "cat", (tuple(tensors),), tuple(rest), dtype=promote(tensors), dim=at - rank

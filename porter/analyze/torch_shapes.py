@@ -5,8 +5,9 @@ from porter.analyze.graph import (
     Node,
     axis_size,
     has_role,
+    sized_axis,
 )
-from porter.analyze.symbols import constant, key, same, unwrap
+from porter.analyze.symbols import constant, same
 from porter.analyze.token_axes import _mixes, forbid_tokens
 from porter.analyze.values import (
     Dtype,
@@ -122,8 +123,6 @@ def unflatten(interp, x, dim, sizes):
 
 
 def expand(interp, x, *sizes):
-    from porter.analyze.graph import Factor
-
     sizes = tuple(_flat_sizes(interp, sizes))
     lead = len(sizes) - len(x.axes)
     old = [()] * lead + list(x.axes)
@@ -133,18 +132,9 @@ def expand(interp, x, *sizes):
             out.append(axis)
         elif axis:
             raise interp.gap(f"`expand` of an axis of size {axis_size(axis)} to {size}")
-        elif key(size)[:1] == ("runtime",):
-            out.append(_token_axis(size))
         else:
-            out.append((Factor(size, "", repeats=True),))
+            out.append(sized_axis(size, repeats=True))
     return rearranged(interp, x, lambda: out, repeat=True)
-
-
-def _token_axis(size):
-    from porter.analyze.graph import Factor
-
-    role = {"batch": "batch", "seq": "seq", "history": "hist"}[unwrap(size).args[0]]
-    return (Factor(size, role, repeats=True),)
 
 
 def expand_as(interp, x, other):
@@ -171,12 +161,28 @@ def repeat(interp, x, *sizes):
     for axis, size in zip(axes, sizes, strict=True):
         if constant(size) == 1:
             out.append(axis)
-        elif key(size)[:1] == ("runtime",) and not axis:
-            out.append(_token_axis(size))
+        elif not axis:
+            out.append(sized_axis(size, repeats=True))
         else:
             forbid_tokens(interp, axis, "`repeat`")
             out.append((Factor(size, "", repeats=True), *axis))
     return rearranged(interp, x, lambda: out)
+
+
+def tril(interp, x: Node, diagonal=0) -> Node:
+    return _triangle(interp, x, diagonal, upper=False)
+
+
+def triu(interp, x: Node, diagonal=0) -> Node:
+    return _triangle(interp, x, diagonal, upper=True)
+
+
+def _triangle(interp, x: Node, diagonal, upper: bool) -> Node:
+    if len(x.axes) < 2:
+        raise interp.gap("a triangle of something that is no matrix")
+    return interp.node(
+        "tri", (x,), x.axes, dtype=x.dtype, diagonal=diagonal, upper=upper
+    )
 
 
 def movedim(interp, x, source, destination):

@@ -131,6 +131,10 @@ class Dtype:
     name: str  # "float32"
 
 
+class Finfo:
+    """torch.finfo of the activations: its limits only block scores."""
+
+
 class Device:
     """Where a tensor is: never matters to a port."""
 

@@ -74,7 +74,7 @@ class Constructor:
                 return self._layer()
             if inner.op in ("field", "or_default", "hasattr"):
                 self.wants.add("config")
-            if inner.op in ("runtime", "rope_scaling"):
+            if inner.op in ("runtime", "rope_scaling", "finfo"):
                 raise Refused(
                     [
                         Gap(

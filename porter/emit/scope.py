@@ -29,6 +29,15 @@ _ATTENTION_NAMES = {
 _LAYER_CALLS = {"linear", "qkv", "merged_linear", "norm", "embedding"}
 
 
+def _limit(inst: Module) -> Gap:
+    return Gap(
+        inst.span.file,
+        inst.span.line,
+        "a limit of torch.finfo outside an attention mask",
+        "it would differ between the dtypes that a port runs in",
+    )
+
+
 class ClassScope:
     """Collects what one class needs while its methods are written."""
 
@@ -78,6 +87,8 @@ class ClassScope:
         inner = unwrap(sym)
         if not isinstance(inner, Sym):
             return repr(inner) if not isinstance(inner, (tuple, list)) else None
+        if inner.op == "finfo":
+            raise Refused([_limit(self.inst)])
         if inner.op in ("runtime",):
             raise Refused(
                 [

@@ -2,21 +2,23 @@
 
 The engine owns the key/value cache, so attention must be its own layer. It is recognised
 by what it computes: scores of queries with the cached keys, scaled, perhaps soft-capped,
-a causal or sliding-window mask, softmax over the history, a weighted sum of the cached
-values. Grouped heads are read off the axes of the repeated keys.
+a mask that is proved causal (see causal_masks), softmax over the history, a weighted sum
+of the cached values. Grouped heads are read off the axes of the repeated keys.
 
 Before: torch.matmul(softmax(torch.matmul(q, repeat(k).transpose(2, 3)) * s + mask), v)
 After:  self.attn(q, k, v) with scale s, num_kv_heads, per_layer_sliding_window, soft cap
-Refuses: no mask, a mask of another kind, anything else between the scores and the sum.
+Refuses: no mask, a mask that isn't proved causal, anything else between the scores and the sum.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
-from porter.analyze.graph import Factor, Node, axis_size
+from porter.analyze.graph import Factor, Node, axis_size, has_role
+from porter.analyze.paths import Unproved
 from porter.analyze.symbols import Sym, arith, constant, same, unwrap
 from porter.transforms.base import Transform
-from porter.transforms.matching import either_way, is_op, scaled, strip_casts
+from porter.transforms.causal_masks import prove_causal
+from porter.transforms.matching import is_op, scaled, strip_casts
 
 
 @dataclass
@@ -36,7 +38,13 @@ class SubstituteAttention(Transform):
             if node.op == "matmul" and _over_history(node.args[1], -2):
                 self._replace(node)
         for node in self.nodes():
-            if any(f.role == "hist" for axis in node.axes for f in axis):
+            if node.op == "seq_index":
+                raise self.gap(
+                    node.span,
+                    "tokens are numbered from 0 at every step",
+                    "positions must count the tokens before: add the cache's length",
+                )
+            if any(has_role(axis, "hist", "span") for axis in node.axes):
                 raise self.gap(
                     node.span,
                     f"`{node.op}` on cached tokens outside an attention that is recognised",
@@ -147,26 +155,15 @@ class SubstituteAttention(Transform):
             # the mask is 0 or -inf: a positive factor leaves it as it is
             factor = part[1] if part[2] == "mul" else arith("truediv", 1.0, part[1])
             value, temperature = strip_casts(part[0]), _times(temperature, factor)
-        if is_op(value, "add"):
-            for mask, rest in either_way(value):
-                if _is_mask(mask):
-                    return strip_casts(rest), self._window(mask), temperature
-        raise self.gap(
-            softmax.span,
-            "attention without a causal mask on its scores",
-            "a port is a decoder: each token attends to those before it",
-        )
-
-    def _window(self, mask: Node):
-        mask = strip_casts(mask)
-        while is_op(mask, "rearrange"):
-            mask = mask.args[0]
-        if is_op(mask, "phi"):
-            cond, a, b = mask.args
-            return Sym("ifexp", (cond, self._window(a), self._window(b)))
-        if mask.attrs["kind"] == "chunked":
-            raise self.gap(mask.span, "chunked attention isn't ported yet")
-        return mask.args[0]
+        try:
+            masked = prove_causal(value)
+        except Unproved as why:
+            raise self.gap(
+                softmax.span,
+                f"attention without a causal mask on its scores: {why}",
+                "a port is a decoder: each token attends to those before it",
+            ) from why
+        return strip_casts(masked.scores), masked.window, temperature
 
     # -- the operands
 
@@ -225,15 +222,6 @@ def _over_history(node, axis: int) -> bool:
     if not isinstance(node, Node) or len(node.axes) < 2:
         return False
     return any(f.role == "hist" for f in node.axes[axis])
-
-
-def _is_mask(node) -> bool:
-    node = strip_casts(node)
-    if is_op(node, "rearrange"):
-        return _is_mask(node.args[0])
-    if is_op(node, "phi"):
-        return _is_mask(node.args[1]) and _is_mask(node.args[2])
-    return is_op(node, "mask")
 
 
 def _leaves(axis) -> tuple[Factor, ...]:
