@@ -7,7 +7,7 @@ of the cached values. Grouped heads are read off the axes of the repeated keys.
 
 Before: torch.matmul(softmax(torch.matmul(q, repeat(k).transpose(2, 3)) * s + mask), v)
 After:  self.attn(q, k, v) with scale s, num_kv_heads, per_layer_sliding_window, soft cap
-Refuses: no mask, a mask that isn't proved causal, anything else between the scores and the sum.
+Refuses: no mask, one that is not proved causal, anything else between scores and sum.
 """
 
 from dataclasses import dataclass
