@@ -2,9 +2,24 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
+
+
+@dataclass(frozen=True)
+class AttentionTensors:
+    """What kernels on a GPU read of a batch, under vLLM's names; all int32.
+
+    query_start_loc: [num_seqs + 1], offset of each sequence's first token. seq_lens:
+    [num_seqs], tokens in the cache after this step. block_tables: [num_seqs,
+    max_blocks]. prefill_work: a launch's programs by their number of queries.
+    """
+
+    query_start_loc: torch.Tensor
+    seq_lens: torch.Tensor
+    block_tables: torch.Tensor
+    prefill_work: dict[int, torch.Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -18,6 +33,7 @@ class AttentionMetadata:
     first_slots: per sequence the slot of its first token when its blocks lie one
     after another in the cache, else -1.
     slot_mapping: [num_tokens] int64, cache slot (block * block_size + offset).
+    tensors: the same for a GPU's kernels; None on a CPU.
     """
 
     query_start: list[int]
@@ -26,6 +42,7 @@ class AttentionMetadata:
     block_tables: torch.Tensor
     first_slots: list[int]
     slot_mapping: torch.Tensor
+    tensors: AttentionTensors | None = None
 
 
 @dataclass(frozen=True)

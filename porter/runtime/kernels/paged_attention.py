@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from porter.runtime.forward_context import AttentionMetadata
-from porter.runtime.kernels.dispatch import Kernel
+from porter.runtime.kernels.dispatch import gpu_version
 
 # Above this many elements of keys a decode sequence is cheaper to read in place.
 _GATHER_LIMIT = 1 << 16
@@ -38,7 +38,7 @@ class AttentionOptions:
         return not self.logits_soft_cap and self.sinks is None
 
 
-@Kernel
+@gpu_version("paged_attention:paged_attention")
 def paged_attention(
     query: torch.Tensor,
     key_cache: torch.Tensor,

@@ -2,7 +2,7 @@
 
 import torch
 
-from porter.runtime.kernels.dispatch import Kernel
+from porter.runtime.kernels.dispatch import gpu_version
 
 
 def _normalise(
@@ -14,7 +14,7 @@ def _normalise(
     return x if weight is None else x.to(weight.dtype) * weight
 
 
-@Kernel
+@gpu_version("rms_norm:rms_norm")
 def rms_norm(
     x: torch.Tensor,
     weight: torch.Tensor | None,
@@ -29,7 +29,7 @@ def rms_norm(
     return _normalise(x.float(), weight, eps, variance_size).to(x.dtype)
 
 
-@Kernel
+@gpu_version("rms_norm:fused_add_rms_norm")
 def fused_add_rms_norm(
     x: torch.Tensor,
     residual: torch.Tensor,

@@ -2,10 +2,9 @@
 
 import torch
 
-from porter.runtime.kernels.dispatch import Kernel
+from porter.runtime.kernels.dispatch import gpu_version
 
 
-@Kernel
 def apply_rotary(
     x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, is_neox_style: bool
 ) -> torch.Tensor:
@@ -28,3 +27,27 @@ def apply_rotary(
         return torch.cat((*halves, x[..., rotary_dim:]), dim=-1)
     interleaved = torch.stack(halves, dim=-1).flatten(-2)
     return torch.cat((interleaved, x[..., rotary_dim:]), dim=-1)
+
+
+@gpu_version("rotary_embedding:rotate_by_position")
+def rotate_by_position(
+    positions: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor | None,
+    cos_sin_cache: torch.Tensor,
+    head_size: int,
+    is_neox_style: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Query and key, each head rotated by its token's position, in their own shapes.
+
+    positions: [num_tokens]. query, key: [num_tokens, heads * head_size] or with the
+    heads apart. cos_sin_cache: [positions, rotary_dim], cosines first.
+    """
+    rows = cos_sin_cache.to(query.dtype).index_select(0, positions.flatten())
+    cos, sin = rows.chunk(2, dim=-1)
+
+    def rotate(x: torch.Tensor) -> torch.Tensor:
+        heads = x.view(len(cos), -1, head_size)
+        return apply_rotary(heads, cos, sin, is_neox_style).reshape(x.shape)
+
+    return rotate(query), None if key is None else rotate(key)

@@ -2,10 +2,10 @@
 
 import torch
 
-from porter.runtime.kernels.dispatch import Kernel
+from porter.runtime.kernels.dispatch import gpu_version
 
 
-@Kernel
+@gpu_version("store_kv:store_kv")
 def store_kv(
     key: torch.Tensor,
     value: torch.Tensor,
@@ -16,7 +16,8 @@ def store_kv(
     """key, value: [num_tokens, num_kv_heads, head_size].
 
     key_cache, value_cache: [num_blocks, block_size, num_kv_heads, head_size].
-    slot_mapping: [num_tokens], row of the cache seen as one list of slots.
+    slot_mapping: [num_tokens], row of the cache seen as one list of slots. On a GPU a
+    token of slot -1 is not stored: padding of a captured batch.
     """
     key_cache.flatten(0, 1).index_copy_(0, slot_mapping, key)
     value_cache.flatten(0, 1).index_copy_(0, slot_mapping, value)

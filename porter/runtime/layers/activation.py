@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from porter.runtime.kernels.act_and_mul import gelu_and_mul, silu_and_mul
+
 
 class GELU(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -59,8 +61,7 @@ class SiluAndMul(nn.Module):
         super().__init__()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        gate, up = x.chunk(2, dim=-1)
-        return F.silu(gate) * up
+        return silu_and_mul(x)
 
 
 class MulAndSilu(nn.Module):
@@ -81,8 +82,7 @@ class GeluAndMul(nn.Module):
         self.approximate = approximate
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        gate, up = x.chunk(2, dim=-1)
-        return F.gelu(gate, approximate=self.approximate) * up
+        return gelu_and_mul(x, self.approximate)
 
     def extra_repr(self) -> str:
         return f"approximate={self.approximate!r}"

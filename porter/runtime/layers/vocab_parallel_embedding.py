@@ -16,6 +16,7 @@ from porter.runtime.distributed import (
     get_tensor_model_parallel_world_size,
     tensor_model_parallel_all_reduce,
 )
+from porter.runtime.kernels.vocab_embedding import vocab_embedding
 from porter.runtime.layers.linear import UnquantizedLinearMethod
 from porter.runtime.layers.quantization import (
     QuantizationConfig,
@@ -115,10 +116,7 @@ class VocabParallelEmbedding(nn.Module):
         ids = input_.long()
         if self.tp_size == 1:
             return self.quant_method.embedding(self, ids)
-        local = ids - self.first_row
-        elsewhere = (local < 0) | (local >= self.num_rows)
-        output = self.quant_method.embedding(self, local.masked_fill(elsewhere, 0))
-        output = output.masked_fill(elsewhere.unsqueeze(-1), 0)
+        output = vocab_embedding(ids, self.weight, self.first_row, self.num_rows)
         if self.reduce_results:
             output = tensor_model_parallel_all_reduce(output)
         return output

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from porter.runtime.kernels.rotary_embedding import apply_rotary
+from porter.runtime.kernels.rotary_embedding import rotate_by_position
 
 
 class RotaryEmbedding(nn.Module):
@@ -54,19 +54,14 @@ class RotaryEmbedding(nn.Module):
         key: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """query, key: [num_tokens, heads * head_size] or with the heads apart."""
-        rows = self.cos_sin_cache.to(query.dtype).index_select(0, positions.flatten())
-        cos, sin = rows.chunk(2, dim=-1)
-        rotated = [
-            None if x is None else self._rotate(x, cos, sin) for x in (query, key)
-        ]
-        assert rotated[0] is not None
-        return rotated[0], rotated[1]
-
-    def _rotate(
-        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
-    ) -> torch.Tensor:
-        heads = x.view(len(cos), -1, self.head_size)
-        return apply_rotary(heads, cos, sin, self.is_neox_style).reshape(x.shape)
+        return rotate_by_position(
+            positions,
+            query,
+            key,
+            self.cos_sin_cache,
+            self.head_size,
+            self.is_neox_style,
+        )
 
     def extra_repr(self) -> str:
         return (

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from porter.runtime.config import get_current_vllm_config
-from porter.runtime.kernels.rotary_embedding import apply_rotary
+from porter.runtime.kernels.rotary_embedding import rotate_by_position
 from porter.runtime.layers.rotary_embedding.base import cos_sin
 
 
@@ -82,11 +82,7 @@ class LongRotaryEmbedding(nn.Module):
             rows = rows + self.original_max_position_embeddings
         if offsets is not None:
             rows = rows + offsets
-        cos, sin = self.long_short_cos_sin_cache.index_select(0, rows).chunk(2, -1)
-        rotated = [
-            apply_rotary(x.view(len(cos), -1, self.head_size), cos, sin, True).flatten(
-                1
-            )
-            for x in (query, key)
-        ]
-        return rotated[0], rotated[1]
+        rotated, rotated_key = rotate_by_position(
+            rows, query, key, self.long_short_cos_sin_cache, self.head_size, True
+        )
+        return rotated.flatten(1), rotated_key.flatten(1)

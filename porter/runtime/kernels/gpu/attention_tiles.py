@@ -1,0 +1,141 @@
+"""The inner loop that decode and prefill attention share: keys, tile by tile.
+
+Scores are kept in units of log2, so that the softmax is one exp2. The running state
+of each query row is its peak score, the sum of exp2(score - peak) and the weighted
+sum of values (Milakov and Gimelshein, arXiv 1805.02867).
+"""
+
+import triton
+import triton.language as tl
+
+LOG2E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def tile_pointers(
+    cache_ptr, table_ptr, page, head, start, end, columns,
+    stride_block, stride_slot, stride_head,
+    PAGE: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """[TILE, columns] pointers to a head's slots of positions start, start + 1, ...
+
+    A tile inside one page takes one page number, otherwise each row looks up its own.
+    """
+    rows = tl.arange(0, TILE)
+    if PAGE % TILE == 0:
+        base = (
+            cache_ptr + page.to(tl.int64) * stride_block + (start % PAGE) * stride_slot
+        )
+        offsets = rows[:, None] * stride_slot + columns[None, :]
+        return base + head * stride_head + offsets
+    else:
+        positions = start + rows
+        pages = tl.load(table_ptr + positions // PAGE, mask=positions < end, other=0)
+        slots = pages.to(tl.int64) * stride_block + (positions % PAGE) * stride_slot
+        return cache_ptr + head * stride_head + slots[:, None] + columns[None, :]
+
+
+@triton.jit
+def load_tile(
+    pointers, start, end, columns,
+    SIZE: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    """The tile, zero past the sequence's end and past the head's size.
+
+    What lies past the end is another sequence's, and zero times NaN is NaN.
+    """
+    inside = (start + tl.arange(0, TILE) < end)[:, None]
+    if MASKED and SIZE < BLOCK:
+        return tl.load(pointers, mask=inside & (columns < SIZE)[None, :], other=0.0)
+    elif MASKED:
+        return tl.load(pointers, mask=inside, other=0.0)
+    elif SIZE < BLOCK:
+        return tl.load(pointers, mask=(columns < SIZE)[None, :], other=0.0)
+    else:
+        return tl.load(pointers)
+
+
+@triton.jit
+def attend_tiles(
+    output, peak, total, query, query_positions, slopes,
+    key_ptr, value_ptr, table_ptr, head, begin, end, seq_len, scale, cap, window,
+    key_stride_block, key_stride_slot, key_stride_head,
+    value_stride_block, value_stride_slot, value_stride_head,
+    SIZE: tl.constexpr, SIZE_V: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
+    PAGE: tl.constexpr, TILE: tl.constexpr,
+    MASKED: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr,
+    ALIBI: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """The state of each query row after the keys of positions begin to end.
+
+    output: [rows, BLOCK_V] fp32; peak, total, query_positions, slopes: [rows].
+    query: [rows, BLOCK_D]. begin is a multiple of TILE. MASKED: whether some row may
+    not see some key of these tiles. WIDE: products of fp32 operands.
+    """
+    columns = tl.arange(0, BLOCK_D)
+    value_columns = tl.arange(0, BLOCK_V)
+    last_page = (end - 1) // PAGE
+    page = tl.load(table_ptr + begin // PAGE, mask=begin < end, other=0)
+    for start in range(begin, end, TILE):
+        start = tl.multiple_of(start, TILE)
+        pointers = tile_pointers(
+            key_ptr, table_ptr, page, head, start, seq_len, columns, key_stride_block,
+            key_stride_slot, key_stride_head, PAGE, TILE,
+        )  # fmt: skip
+        key = load_tile(pointers, start, seq_len, columns, SIZE, BLOCK_D, TILE, MASKED)
+        if WIDE:
+            key = key.to(tl.float32)
+        scores = tl.dot(query, tl.trans(key), input_precision="ieee")
+        positions = start + tl.arange(0, TILE)
+        if CAPPED:
+            # cap * tanh(x / cap), tanh(x) = 2 sigmoid(2 x) - 1; scale has no log2(e).
+            scores = cap * (2.0 * tl.sigmoid(scores * (2.0 * scale / cap)) - 1.0)
+            scores = scores * LOG2E
+        if ALIBI:
+            if not CAPPED:
+                scores = scores * scale
+            distance = (query_positions[:, None] - positions[None, :]).to(tl.float32)
+            scores = scores - slopes[:, None] * distance
+        if MASKED:
+            visible = positions[None, :] <= query_positions[:, None]
+            if WINDOWED:
+                visible &= positions[None, :] > query_positions[:, None] - window
+            scores = tl.where(visible, scores, float("-inf"))
+        factor = 1.0 if CAPPED or ALIBI else scale
+        new_peak = tl.maximum(peak, tl.max(scores, 1) * factor)
+        # A row that has seen nothing yet has no peak to subtract.
+        level = (
+            tl.where(new_peak == float("-inf"), 0.0, new_peak) if MASKED else new_peak
+        )
+        weights = tl.exp2(scores * factor - level[:, None])
+        fade = tl.exp2(peak - level)
+        total = total * fade + tl.sum(weights, 1)
+        output = output * fade[:, None]
+        pointers = tile_pointers(
+            value_ptr, table_ptr, page, head, start, seq_len, value_columns,
+            value_stride_block, value_stride_slot, value_stride_head, PAGE, TILE,
+        )  # fmt: skip
+        value = load_tile(
+            pointers, start, seq_len, value_columns, SIZE_V, BLOCK_V, TILE, MASKED
+        )
+        if WIDE:
+            value = value.to(tl.float32)
+        output = tl.dot(weights.to(value.dtype), value, output, input_precision="ieee")
+        peak = new_peak
+        # A tile ahead: a load that waits for a load can't be started early enough.
+        page = tl.load(table_ptr + tl.minimum((start + TILE) // PAGE, last_page))
+    return output, peak, total
+
+
+@triton.jit
+def finish_rows(output, peak, total, sinks_ptr, heads, inside, SINKS: tl.constexpr):
+    """[rows, BLOCK_V]: the weighted mean of values, after each head's sink if any."""
+    if SINKS:
+        sinks = tl.load(sinks_ptr + heads, mask=inside, other=0.0).to(tl.float32)
+        sinks = sinks * LOG2E
+        level = tl.maximum(peak, sinks)
+        fade = tl.exp2(peak - level)
+        total = total * fade + tl.exp2(sinks - level)
+        output = output * fade[:, None]
+    return output / total[:, None]

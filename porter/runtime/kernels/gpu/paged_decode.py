@@ -1,0 +1,243 @@
+"""Attention of one query token a sequence over the paged cache.
+
+Every program takes an equal share of all keys to be read: the tiles of all sequences
+and kv heads stand in one row, and program i of n takes the i-th n-th of it. So long
+and short sequences, one or hundreds, fill the GPU alike, and the grid is the same for
+any lengths, which is what a CUDA graph needs. A share can end inside a sequence: its
+parts are kept aside, and whoever finishes the last part puts them together.
+
+The query heads of one kv head are the rows of one matrix product.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+from porter.runtime.kernels.gpu.attention_tiles import (
+    LOG2E,
+    attend_tiles,
+    finish_rows,
+)
+from porter.runtime.kernels.gpu.device import interpreting, sm_count
+from porter.runtime.kernels.paged_attention import AttentionOptions
+
+# No program takes less: a part costs as much to put together as it saves.
+_LEAST_TILES = 2
+_MAX_ROWS = 64
+
+
+@dataclass(frozen=True)
+class DecodeShape:
+    """How one launch is cut: keys a tile, warps, loads in flight, programs an SM."""
+
+    tile: int = 64
+    num_warps: int = 4
+    num_stages: int = 4
+    programs_per_sm: int = 2
+
+
+@triton.jit
+def _decode(
+    output_ptr, query_ptr, key_ptr, value_ptr, table_ptr, lens_ptr,
+    sinks_ptr, slopes_ptr, parts_ptr, parts_state_ptr, arrived_ptr,
+    num_seqs, scale, cap, window,
+    query_stride_token, query_stride_head, output_stride_token, output_stride_head,
+    key_stride_block, key_stride_slot, key_stride_head,
+    value_stride_block, value_stride_slot, value_stride_head, table_stride,
+    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr,
+    SIZE: tl.constexpr, SIZE_V: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
+    PAGE: tl.constexpr, TILE: tl.constexpr, BLOCK_SEQS: tl.constexpr,
+    LEAST: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr,
+    ALIBI: tl.constexpr, SINKS: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    GROUPS: tl.constexpr = (GROUP + ROWS - 1) // ROWS
+    LINES: tl.constexpr = KV_HEADS * GROUPS  # reads of a sequence's keys
+    seqs = tl.arange(0, BLOCK_SEQS)
+    lens = tl.load(lens_ptr + seqs, mask=seqs < num_seqs, other=0)
+    tiles = (lens + TILE - 1) // TILE
+    if WINDOWED:
+        tiles -= tl.maximum(lens - window, 0) // TILE
+    ends = tl.cumsum(tiles, 0) * LINES
+    all_tiles = tl.sum(tiles, 0) * LINES
+    pid, programs = tl.program_id(0), tl.num_programs(0)
+    share = tl.maximum((all_tiles + programs - 1) // programs, LEAST)
+    at = pid * share
+    stop = tl.minimum(at + share, all_tiles)
+    seq = tl.sum((ends <= at).to(tl.int32), 0)
+    seq_begin = tl.sum(tl.where(seqs < seq, tiles, 0), 0) * LINES
+
+    rows = tl.arange(0, ROWS)
+    columns, value_columns = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_V)
+    part_offsets = rows[:, None] * BLOCK_V + value_columns[None, :]
+    while at < stop:
+        seq_len = tl.load(lens_ptr + seq)
+        first_tile = 0
+        if WINDOWED:
+            first_tile = tl.maximum(seq_len - window, 0) // TILE
+        count = (seq_len + TILE - 1) // TILE - first_tile
+        line = (at - seq_begin) // count
+        line_begin = seq_begin + line * count
+        line_end = line_begin + count
+        until = tl.minimum(stop, line_end)
+        kv_head = line // GROUPS
+        row_of_group = (line % GROUPS) * ROWS + rows
+        inside = row_of_group < GROUP
+        heads = kv_head * GROUP + row_of_group
+        query_offsets = (
+            seq.to(tl.int64) * query_stride_token + heads[:, None] * query_stride_head
+        )
+        query = tl.load(
+            query_ptr + query_offsets + columns[None, :],
+            mask=inside[:, None] & (columns < SIZE)[None, :],
+            other=0.0,
+        )
+        if WIDE:
+            query = query.to(tl.float32)
+        slopes = tl.zeros([ROWS], tl.float32)
+        if ALIBI:
+            slopes = tl.load(slopes_ptr + heads, mask=inside, other=0.0) * LOG2E
+        output, peak, total = attend_tiles(
+            tl.zeros([ROWS, BLOCK_V], tl.float32),
+            tl.full([ROWS], float("-inf"), tl.float32),
+            tl.zeros([ROWS], tl.float32),
+            query,
+            tl.zeros([ROWS], tl.int32) + (seq_len - 1),
+            slopes, key_ptr, value_ptr,
+            table_ptr + seq.to(tl.int64) * table_stride, kv_head,
+            (first_tile + at - line_begin) * TILE,
+            tl.minimum((first_tile + until - line_begin) * TILE, seq_len),
+            seq_len, scale, cap, window,
+            key_stride_block, key_stride_slot, key_stride_head,
+            value_stride_block, value_stride_slot, value_stride_head,
+            SIZE, SIZE_V, BLOCK_D, BLOCK_V, PAGE, TILE,
+            True, WINDOWED, CAPPED, ALIBI, WIDE,
+        )  # fmt: skip
+        complete = (at == line_begin) & (until == line_end)
+        if not complete:
+            # A program has at most one line that it ends and one that it begins.
+            part = 2 * pid + (at == line_begin).to(tl.int32)
+            tl.store(parts_ptr + part * ROWS * BLOCK_V + part_offsets, output)
+            tl.store(parts_state_ptr + part * 2 * ROWS + rows, peak)
+            tl.store(parts_state_ptr + part * 2 * ROWS + ROWS + rows, total)
+            tl.debug_barrier()
+            first, last = line_begin // share, (line_end - 1) // share
+            counter = arrived_ptr + seq * LINES + line
+            before = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
+            complete = before == last - first
+            if complete:
+                tl.store(counter, 0)  # for the next launch
+                output = tl.zeros([ROWS, BLOCK_V], tl.float32)
+                peak = tl.full([ROWS], float("-inf"), tl.float32)
+                total = tl.zeros([ROWS], tl.float32)
+                for program in range(first, last + 1):
+                    part = 2 * program + (program == first).to(tl.int32)
+                    state = parts_state_ptr + part * 2 * ROWS + rows
+                    part_peak = tl.load(state, cache_modifier=".cg")
+                    part_total = tl.load(state + ROWS, cache_modifier=".cg")
+                    part_output = tl.load(
+                        parts_ptr + part * ROWS * BLOCK_V + part_offsets,
+                        cache_modifier=".cg",
+                    )
+                    new_peak = tl.maximum(peak, part_peak)
+                    fade = tl.exp2(peak - new_peak)
+                    part_fade = tl.exp2(part_peak - new_peak)
+                    total = total * fade + part_total * part_fade
+                    output = output * fade[:, None] + part_output * part_fade[:, None]
+                    peak = new_peak
+        if complete:
+            output = finish_rows(output, peak, total, sinks_ptr, heads, inside, SINKS)
+            offsets = (
+                seq.to(tl.int64) * output_stride_token
+                + heads[:, None] * output_stride_head
+            )
+            tl.store(
+                output_ptr + offsets + value_columns[None, :],
+                output.to(output_ptr.dtype.element_ty),
+                mask=inside[:, None] & (value_columns < SIZE_V)[None, :],
+            )
+        at = until
+        if at == seq_begin + count * LINES:
+            seq_begin = at
+            seq += 1
+
+
+def paged_decode(
+    query: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    block_tables: torch.Tensor,
+    seq_lens: torch.Tensor,
+    options: AttentionOptions,
+    output: torch.Tensor,
+    shape: DecodeShape | None = None,
+    num_programs: int | None = None,
+) -> None:
+    """Write [num_seqs, num_heads, head_size_v] into output.
+
+    query: [num_seqs, num_heads, head_size]. key_cache, value_cache: [num_blocks,
+    block_size, num_kv_heads, size], any strides but the last. block_tables: [num_seqs,
+    max_blocks] int32. seq_lens: [num_seqs] int32, at least 1, the query's own key
+    included. One launch at a time may run on a device.
+    """
+    num_seqs, num_heads, size = query.shape
+    block_size, kv_heads, size_v = value_cache.shape[1:]
+    wide = query.dtype == torch.float32 or interpreting()
+    shape = shape or _shape_for(wide, max(size, size_v))
+    group = num_heads // kv_heads
+    rows = min(max(16, triton.next_power_of_2(group)), _MAX_ROWS)
+    block_v = max(16, triton.next_power_of_2(size_v))
+    programs = num_programs or sm_count(query.device) * shape.programs_per_sm
+    lines = num_seqs * kv_heads * -(-group // rows)
+    parts, states, arrived = _workspace(query.device, programs, rows, block_v, lines)
+    fold = options.scale if options.logits_soft_cap else options.scale * LOG2E.value
+    _decode[(programs,)](
+        output, query, key_cache, value_cache, block_tables, seq_lens,
+        options.sinks, options.alibi_slopes, parts, states, arrived,
+        num_seqs, fold, options.logits_soft_cap or 0.0, options.sliding_window or 0,
+        query.stride(0), query.stride(1), output.stride(0), output.stride(1),
+        *key_cache.stride()[:3], *value_cache.stride()[:3], block_tables.stride(0),
+        KV_HEADS=kv_heads, GROUP=group, ROWS=rows, SIZE=size, SIZE_V=size_v,
+        BLOCK_D=max(16, triton.next_power_of_2(size)), BLOCK_V=block_v,
+        PAGE=block_size, TILE=shape.tile,
+        BLOCK_SEQS=triton.next_power_of_2(num_seqs), LEAST=_LEAST_TILES,
+        WINDOWED=options.sliding_window is not None,
+        CAPPED=bool(options.logits_soft_cap), ALIBI=options.alibi_slopes is not None,
+        SINKS=options.sinks is not None, WIDE=wide,
+        num_warps=shape.num_warps, num_stages=shape.num_stages,
+    )  # fmt: skip
+
+
+def _shape_for(wide: bool, size: int) -> DecodeShape:
+    if wide:
+        return DecodeShape(tile=32, num_stages=2)
+    return DecodeShape(tile=32, num_stages=4) if size > 128 else DecodeShape()
+
+
+_workspaces: dict[torch.device, list[torch.Tensor]] = {}
+
+
+def _workspace(
+    device: torch.device, programs: int, rows: int, block_v: int, lines: int
+) -> list[torch.Tensor]:
+    """Where parts wait to be put together, as large as any launch so far wanted.
+
+    Every launch leaves the counters zero. A tensor that was outgrown stays alive: a
+    captured graph may still write to it.
+    """
+    wanted = (2 * programs * rows * block_v, 4 * programs * rows, lines)
+    dtypes = (torch.float32, torch.float32, torch.int32)
+    kept = _workspaces.get(device)
+    if kept is None or any(t.numel() < n for t, n in zip(kept, wanted, strict=True)):
+        _outgrown.extend(kept or ())
+        kept = [
+            torch.zeros(n, dtype=dtype, device=device)
+            for n, dtype in zip(wanted, dtypes, strict=True)
+        ]
+        _workspaces[device] = kept
+    return kept
+
+
+_outgrown: list[torch.Tensor] = []

@@ -1,0 +1,74 @@
+"""Launches at the sizes of real models, for `tests.kernels.compiled`."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+from porter.runtime.kernels.gpu.paged_decode import paged_decode
+from porter.runtime.kernels.gpu.paged_prefill import paged_prefill, prefill_shape
+from porter.runtime.kernels.paged_attention import AttentionOptions
+
+BF16 = torch.bfloat16
+
+
+def cache(size: int, page: int) -> torch.Tensor:
+    return torch.empty(2, 8, page, size, dtype=BF16).transpose(1, 2)
+
+
+def decode(
+    group: int, size: int, page: int = 64, size_v: int | None = None, **options: Any
+) -> None:
+    query = torch.empty(16, 8 * group, size, dtype=BF16)
+    output = torch.empty(16, 8 * group, size_v or size, dtype=BF16)
+    tables = torch.zeros(16, 32, dtype=torch.int32)
+    lens = torch.ones(16, dtype=torch.int32)
+    paged_decode(
+        query, cache(size, page), cache(size_v or size, page), tables, lens,
+        AttentionOptions(size**-0.5, **options), output, num_programs=264,
+    )  # fmt: skip
+
+
+def prefill(
+    size: int,
+    longest: int = 4096,
+    page: int = 64,
+    size_v: int | None = None,
+    **options: Any,
+) -> None:
+    query = torch.empty(64, 32, size, dtype=BF16)
+    output = torch.empty(64, 32, size_v or size, dtype=BF16)
+    tables = torch.zeros(16, 32, dtype=torch.int32)
+    lens = torch.ones(16, dtype=torch.int32)
+    shape = prefill_shape(longest, max(size, size_v or 0), False)
+    paged_prefill(
+        query, cache(size, page), cache(size_v or size, page), tables, lens,
+        torch.zeros(17, dtype=torch.int32), torch.zeros(4, 2, dtype=torch.int32),
+        shape, AttentionOptions(size**-0.5, **options), output,
+    )  # fmt: skip
+
+
+CASES: dict[str, Callable[[], None]] = {
+    "decode 128 group 4": partial(decode, 4, 128),
+    "decode 128 group 4 page 16": partial(decode, 4, 128, 16),
+    "decode 64 group 1": partial(decode, 1, 64),
+    "decode 80 group 1": partial(decode, 1, 80),
+    "decode 256 group 2": partial(decode, 2, 256),
+    "decode 192/128": partial(decode, 4, 192, size_v=128),
+    "decode 128 window sinks": partial(
+        decode, 8, 128, sliding_window=128, sinks=torch.zeros(64)
+    ),
+    "prefill 128": partial(prefill, 128),
+    "prefill 128 page 16": partial(prefill, 128, page=16),
+    "prefill 64": partial(prefill, 64),
+    "prefill 256": partial(prefill, 256),
+    "prefill 256 medium": partial(prefill, 256, 64),
+    "prefill 256 page 16": partial(prefill, 256, page=16),
+    "prefill 192/128": partial(prefill, 192, size_v=128),
+    "prefill 128 short": partial(prefill, 128, 16),
+    "prefill 128 medium": partial(prefill, 128, 64),
+    "prefill 128 window cap": partial(
+        prefill, 128, sliding_window=1024, logits_soft_cap=50.0
+    ),
+}

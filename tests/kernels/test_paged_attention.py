@@ -1,0 +1,146 @@
+"""Decode and prefill attention over the paged cache against plain torch."""
+
+import itertools
+import random
+from typing import Any
+
+import pytest
+import torch
+
+from porter.runtime.forward_context import AttentionMetadata, AttentionTensors
+from porter.runtime.kernels.paged_attention import AttentionOptions, paged_attention
+from tests.kernels.close import DEVICE, DTYPES, assert_near
+
+MIXED = [(1, 1), (1, 9), (1, 130), (5, 5), (37, 37), (3, 40)]
+LONG = [(1, 3000), (1, 70), (300, 300), (200, 1500)]
+
+
+def check(
+    lengths: list[tuple[int, int]],
+    heads: int = 4,
+    kv_heads: int = 2,
+    size: int = 16,
+    size_v: int | None = None,
+    page: int = 16,
+    dtype: torch.dtype = torch.float32,
+    **options: Any,
+) -> None:
+    """lengths: (queries, tokens in all) of each sequence, one-query ones first."""
+    size_v = size_v or size
+    blocks = [-(-n // page) for _, n in lengths]
+    free = list(range(sum(blocks) + 2))
+    random.Random(0).shuffle(free)
+    tables = [[free.pop() for _ in range(n)] for n in blocks]
+    tables = [t + [0] * (max(blocks) - len(t)) for t in tables]
+    starts = [0, *itertools.accumulate(count for count, _ in lengths)]
+    query = torch.randn(starts[-1], heads, size).to(DEVICE, dtype)
+    caches = [
+        torch.randn(sum(blocks) + 2, kv_heads, page, n).to(DEVICE, dtype)
+        for n in (size, size_v)
+    ]
+    for i, (_, n) in enumerate(lengths):  # what lies past a sequence's end is junk
+        for cache in caches:
+            cache[tables[i][blocks[i] - 1], :, (n - 1) % page + 1 :] = float("nan")
+    caches = [cache.transpose(1, 2) for cache in caches]
+    options = {
+        n: v.to(DEVICE) if isinstance(v, torch.Tensor) else v
+        for n, v in options.items()
+    }
+    asked = AttentionOptions(0.3, **options)
+
+    def ints(values: list[Any]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.int32, device=DEVICE)
+
+    metadata = AttentionMetadata(
+        query_start=starts,
+        seq_lens=[n for _, n in lengths],
+        num_decodes=sum(count == 1 for count, _ in lengths),
+        block_tables=torch.tensor(tables, device=DEVICE),
+        first_slots=[-1] * len(lengths),
+        slot_mapping=torch.empty(0),
+        tensors=AttentionTensors(
+            ints(starts), ints([n for _, n in lengths]), ints(tables)
+        ),
+    )
+    got = paged_attention.on_gpu(query, *caches, metadata, asked)
+    wide = [x.nan_to_num().float() for x in (query, *caches)]
+    assert_near(got, paged_attention.reference(*wide, metadata, asked))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("page", [4, 64])
+def test_mixed_batch(dtype: torch.dtype, page: int) -> None:
+    check(MIXED, page=page, dtype=dtype)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(3, 3), (8, 1), (20, 1)])
+def test_groups_of_heads(heads: int, kv_heads: int) -> None:
+    check(MIXED[1:5], heads, kv_heads)
+
+
+@pytest.mark.parametrize(
+    ("size", "size_v"), [(64, 64), (80, 80), (96, 48), (128, 128), (256, 256)]
+)
+def test_sizes_of_heads(size: int, size_v: int) -> None:
+    check([(1, 70), (19, 33)], size=size, size_v=size_v)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sliding_window": 1},
+        {"sliding_window": 6},
+        {"sliding_window": 33},
+        {"sliding_window": 1000},
+        {"logits_soft_cap": 2.0},
+        {"alibi_slopes": torch.tensor([0.5, 0.25, 0.125, 0.0625])},
+        {"sinks": torch.tensor([0.5, -1.0, 2.0, 0.0])},
+        {
+            "sliding_window": 20,
+            "logits_soft_cap": 2.0,
+            "sinks": torch.tensor([0.5, -1.0, 2.0, 0.0]),
+            "alibi_slopes": torch.tensor([0.5, 0.25, 0.125, 0.0625]),
+        },
+    ],
+    ids=lambda options: "+".join(options),
+)
+def test_options(options: dict[str, Any]) -> None:
+    check(MIXED, **options)
+
+
+def test_keys_divided_among_programs_any_way() -> None:
+    """One program takes all keys, or each so few that many share a sequence."""
+    from porter.runtime.kernels.gpu import paged_decode as module
+
+    query = torch.randn(3, 4, 16, device=DEVICE)
+    keys, values = (
+        torch.randn(40, 2, 16, 16, device=DEVICE).transpose(1, 2) for _ in range(2)
+    )
+    tables = torch.randperm(39)[:39].view(3, 13).to(DEVICE, torch.int32)
+    lens = torch.tensor([200, 1, 77], dtype=torch.int32, device=DEVICE)
+    outputs = []
+    for programs in (1, 2, 3, 5, 30):
+        output = torch.full((3, 4, 16), float("nan"), device=DEVICE)
+        module.paged_decode(
+            query, keys, values, tables, lens, AttentionOptions(0.3), output,
+            num_programs=programs,
+        )  # fmt: skip
+        outputs.append(output)
+    for output in outputs[1:]:
+        assert_near(output, outputs[0])
+
+
+def test_long_prefills_start_first() -> None:
+    from porter.runtime.kernels.gpu.paged_prefill import plan_work
+
+    plan = plan_work([1, 300, 40], [900, 300, 1000], first_seq=1, block_m=128)
+    assert plan == [(2, 0), (1, 256), (1, 128), (1, 0)]
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="too long for the interpreter")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("page", [16, 64])
+@pytest.mark.parametrize("size", [64, 96, 128, 256])
+def test_long_sequences(dtype: torch.dtype, page: int, size: int) -> None:
+    check(LONG, 16, 4, size, page=page, dtype=dtype)
+    check(LONG, 16, 4, size, page=page, dtype=dtype, sliding_window=130)

@@ -1,0 +1,105 @@
+"""Norms, gated activations, rope, cache writes and embedding against plain torch."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from porter.runtime.kernels.act_and_mul import gelu_and_mul, silu_and_mul
+from porter.runtime.kernels.rms_norm import fused_add_rms_norm, rms_norm
+from porter.runtime.kernels.rotary_embedding import rotate_by_position
+from porter.runtime.kernels.store_kv import store_kv
+from porter.runtime.kernels.vocab_embedding import vocab_embedding
+from tests.kernels.close import DEVICE, DTYPES, assert_near
+
+
+def randn(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(*shape).to(DEVICE, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize(
+    ("weighted", "variance_size"), [(True, None), (False, None), (True, 37)]
+)
+def test_rms_norm(
+    dtype: torch.dtype, rows: int, weighted: bool, variance_size: int | None
+) -> None:
+    x, residual = randn(rows, 100, dtype=dtype), randn(rows, 100, dtype=dtype)
+    weight = randn(100, dtype=dtype) if weighted else None
+    options = (weight, 1e-5, variance_size)
+    assert_near(rms_norm.on_gpu(x, *options), rms_norm.reference(x, *options))
+    got = fused_add_rms_norm.on_gpu(x, residual, *options)
+    expected = fused_add_rms_norm.reference(x, residual, *options)
+    assert_near(got[0], expected[0])
+    assert_near(got[1], expected[1])
+
+
+def test_rms_norm_of_heads_inside_a_wider_tensor() -> None:
+    x = randn(7, 9 * 16)[:, 16:-48].view(7, -1, 16)
+    weight = randn(16).double().float() + 1
+    assert_near(rms_norm.on_gpu(x, weight, 1e-6), rms_norm.reference(x, weight, 1e-6))
+
+
+def test_rms_norm_with_a_weight_in_fp32_rounds_last() -> None:
+    x, weight = randn(3, 64, dtype=torch.bfloat16), randn(64)
+    got = rms_norm.on_gpu(x, weight, 1e-6)
+    assert got.dtype == torch.bfloat16
+    assert_near(got, rms_norm.reference(x, weight, 1e-6))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(3, 10), (1, 2, 2060)])
+def test_gated_activations(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    x = randn(*shape, dtype=dtype)
+    assert_near(silu_and_mul.on_gpu(x), silu_and_mul.reference(x))
+    for kind in ("none", "tanh"):
+        assert_near(gelu_and_mul.on_gpu(x, kind), gelu_and_mul.reference(x, kind))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", [16, 24, 40])  # of which 16 turn
+@pytest.mark.parametrize("neox", [True, False])
+def test_rope_and_cache_write(dtype: torch.dtype, size: int, neox: bool) -> None:
+    table = randn(50, 16, dtype=dtype)
+    positions = torch.tensor([3, 0, 49, 7], device=DEVICE)
+    qkv = randn(4, 9 * size, dtype=dtype)
+    query, key = qkv[:, : 6 * size], qkv[:, 6 * size : 8 * size]
+    value = randn(4, 2, 12, dtype=dtype)
+    asked: tuple[Any, ...] = (positions, query, key, table, size, neox)
+    expected, expected_key = rotate_by_position.reference(*asked)
+    got, got_key = rotate_by_position.on_gpu(*asked)
+    assert_near(got, expected)
+    assert_near(got_key, expected_key)
+    alone = rotate_by_position.on_gpu(positions, query, None, table, size, neox)
+    assert torch.equal(alone[0], got) and alone[1] is None
+
+    slots = torch.tensor([5, -1, 23, 9], device=DEVICE)
+    kept = slots >= 0
+    wanted = [torch.zeros(3, 8, 2, n, device=DEVICE, dtype=dtype) for n in (size, 12)]
+    keys = got_key.view(4, 2, size)
+    store_kv.reference(keys[kept], value[kept], *wanted, slots[kept])
+
+    from porter.runtime.kernels.gpu.rotary_embedding import rotate_and_store
+
+    for fused in (False, True):
+        caches = tuple(torch.zeros_like(c).transpose(1, 2) for c in wanted)
+        caches = tuple(c.contiguous().transpose(1, 2) for c in caches)
+        if fused:
+            turned = rotate_and_store(
+                positions, query, key, value, table, size, neox, caches, slots
+            )
+            assert torch.equal(turned, got)
+        else:
+            store_kv.on_gpu(keys, value, *caches, slots)
+        for cache, expected in zip(caches, wanted, strict=True):
+            assert torch.equal(cache, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_embedding_of_a_part_of_the_vocabulary(dtype: torch.dtype) -> None:
+    weight = randn(10, 70, dtype=dtype)
+    ids = torch.tensor([3, 12, 9, 22, 4, 13], device=DEVICE)
+    got = vocab_embedding.on_gpu(ids, weight, 4, 9)
+    assert torch.equal(got, vocab_embedding.reference(ids, weight, 4, 9))
+    assert torch.equal(got[1], weight[8]) and not got[0].any() and not got[5].any()
