@@ -83,23 +83,23 @@ def _is_multiple(size, factor) -> bool:
     )
 
 
-def broadcast(operands: list[Axes]) -> Axes:
-    """Axes of an elementwise result, right-aligned."""
+def broadcast(operands: list[Axes], equal=same) -> Axes:
+    """Axes of an elementwise result, right-aligned. equal(a, b): whether sizes fit."""
     rank = max((len(a) for a in operands), default=0)
     # an activation's factors carry the identity of its axes, before those of a weight
     operands = sorted(operands, key=lambda axes: not any(roles(a) for a in axes))
     padded = [((),) * (rank - len(a)) + tuple(a) for a in operands]
-    return tuple(_meet([p[i] for p in padded]) for i in range(rank))
+    return tuple(_meet([p[i] for p in padded], equal) for i in range(rank))
 
 
-def _meet(candidates: list[Axis]) -> Axis:
+def _meet(candidates: list[Axis], equal) -> Axis:
     best: Axis = ()
     for axis in candidates:
         if not axis:
             continue
         if not best:
             best = axis
-        elif not same(axis_size(axis), axis_size(best)):
+        elif not equal(axis_size(axis), axis_size(best)):
             raise AxisError(
                 f"sizes {describe(axis_size(axis))} and {describe(axis_size(best))} "
                 "don't match"

@@ -12,6 +12,7 @@ from typing import Any
 from porter.analyze import axes as ax
 from porter.analyze.attributes import Attributes
 from porter.analyze.calls import Calls
+from porter.analyze.equal_sizes import SizeFacts
 from porter.analyze.expressions import Names
 from porter.analyze.families import Families
 from porter.analyze.folding import Folding
@@ -64,6 +65,8 @@ class Interpreter(
         self.sources, self.config = sources, config
         self.file = file
         self.assumed: dict[Any, bool] = {}
+        self.conditions: tuple[tuple[Any, bool], ...] = ()  # those assumed here
+        self.sizes = SizeFacts()
         self.folding: Folding | None = None
         self.frame: Frame | None = None
         self.loop: Loop | None = None
@@ -137,11 +140,15 @@ class Interpreter(
                     "vLLM batches tokens of several sequences",
                 )
         try:
-            axes = apart(ax.broadcast([t.axes for t in tensors]))
+            axes = apart(ax.broadcast([t.axes for t in tensors], self.must_equal))
         except ax.AxisError as error:
             raise self.gap(f"`{op}`: {error}") from error
         tag = dtype if dtype is not None else promote(tensors)
         return self.node(op, args, axes, dtype=tag, **attrs)
+
+    def must_equal(self, a, b) -> bool:
+        """Two sizes meet in an operation that fails unless they are equal."""
+        return self.sizes.require(a, b, self.conditions, self.span())
 
     def forbid_token_axis(self, axis, what: str) -> None:
         forbid_tokens(self, axis, what)
@@ -185,12 +192,13 @@ class Interpreter(
 
     @contextmanager
     def assuming(self, cond, holds: bool):
-        saved = dict(self.assumed)
+        saved = dict(self.assumed), self.conditions
         self._assume(cond, holds)
+        self.conditions += ((unwrap(cond), holds),)
         try:
             yield
         finally:
-            self.assumed = saved
+            self.assumed, self.conditions = saved
 
     def _assume(self, cond, holds: bool) -> None:
         cond = unwrap(cond)

@@ -9,7 +9,6 @@ from porter.analyze.graph import (
     axis_size,
     has_role,
 )
-from porter.analyze.symbols import same
 from porter.analyze.token_axes import _mixes
 from porter.analyze.values import (
     Activation,
@@ -251,7 +250,7 @@ def matmul(interp, a: Node, b: Node) -> Node:
     if len(a.axes) < 2 or len(b.axes) < 2:
         raise interp.gap("`matmul` with a vector isn't followed")
     left, right = a.axes[-1], b.axes[-2]
-    if not same(axis_size(left), axis_size(right)):
+    if not interp.must_equal(axis_size(left), axis_size(right)):
         raise interp.gap(f"`matmul` of {axis_size(left)} with {axis_size(right)}")
     if not left and not right:  # an outer product: frequencies times positions
         return binary(interp, "mul", a, b)

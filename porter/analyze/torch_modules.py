@@ -3,7 +3,6 @@
 from typing import Any
 
 from porter.analyze.graph import Node, axis_size, feature_axis
-from porter.analyze.symbols import same
 from porter.analyze.values import Module, Opaque
 
 _REQUIRED = object()
@@ -136,10 +135,9 @@ def call_leaf(interp, inst: Module, args: list, kwargs: dict) -> Any:
 
 def linear(interp, inst: Module, x: Node) -> Node:
     last = x.axes[-1]
-    if not same(axis_size(last), inst.args["in_features"]):
+    if not interp.must_equal(axis_size(last), inst.args["in_features"]):
         raise interp.gap(
             f"a Linear of {inst.args['in_features']} inputs gets {axis_size(last)}",
-            "sizes that the config ties together only by convention can't be proved equal",
         )
     interp.forbid_token_axis(last, "a Linear")
     out = feature_axis(inst.args["out_features"])
@@ -157,7 +155,7 @@ def norm(interp, inst: Module, x: Node) -> Node:
         if len(shape) != 1:
             raise interp.gap("a norm over several axes isn't followed")
         shape = shape[0]
-    if not same(axis_size(x.axes[-1]), shape):
+    if not interp.must_equal(axis_size(x.axes[-1]), shape):
         raise interp.gap(f"a norm over {shape} gets {axis_size(x.axes[-1])}")
     interp.forbid_token_axis(x.axes[-1], "a norm")
     return interp.node("norm", (x,), x.axes, dtype=x.dtype, module=inst)

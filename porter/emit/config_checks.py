@@ -9,7 +9,8 @@ transformers' ROPE_INIT_FUNCTIONS; the table stands in docs/rope.md.
 import re
 import textwrap
 
-from porter.analyze.symbols import describe
+from porter.analyze.equal_sizes import EqualSizes
+from porter.analyze.symbols import Sym, contains, describe, negate, text, unwrap
 
 _CHECK = '''\
 def check_rope(rope_parameters: dict, max_position: int, max_model_len: int) -> None:
@@ -86,3 +87,32 @@ def each_layer(check: str, layers) -> str:
         return check
     head = f"for layer_idx in range({describe(layers)}):"
     return f"{head}\n{textwrap.indent(check, '    ')}"
+
+
+_SIZES = """\
+if {test}:
+    raise ValueError("{message}")"""
+
+
+def sizes_check(fact: EqualSizes) -> str:
+    """For sizes that the source needs equal: it fails itself, later, where they aren't."""
+    conds = [c if holds else negate(c) for c, holds in fact.conds if _of_config(c)]
+    differ = Sym("not", (Sym("eq", (fact.left, fact.right)),))
+    message = f"{text(fact.left, _field)} must be {text(fact.right, _field)}"
+    if len(message) > 60 or "(" in message or "[" in message:
+        message = "sizes that must be equal differ"
+    test = describe(Sym("and", (*conds, differ)) if conds else differ)
+    return _SIZES.format(test=test, message=message)
+
+
+def _field(value) -> str | None:
+    """A field by its name alone."""
+    inner = unwrap(value)
+    known = isinstance(inner, Sym) and inner.op in ("field", "or_default")
+    return inner.args[1] if known else None
+
+
+def _of_config(cond) -> bool:
+    return isinstance(cond, Sym) and not any(
+        contains(cond, op) for op in ("runtime", "node_value")
+    )

@@ -21,6 +21,7 @@ from porter.emit.config_checks import (
     folded_check,
     refused_check,
     rope_check,
+    sizes_check,
 )
 from porter.emit.frames import FrameGraph
 from porter.emit.imports import import_block
@@ -61,7 +62,7 @@ def emit(facts: Facts, header: str) -> Emitted:
     scopes = [*classes.scopes, writer.scope]
     plan = plan_weights(facts, graph, scopes)
     ropes = [r for s in scopes for r in s.ropes]
-    checks, functions = _rope_checks(facts, ropes, position)
+    checks, functions = _config_checks(facts, ropes, position)
     layers = trunk.loop.modules.count
     checks = [each_layer(text, layers) for text in checks]
     root = CausalLMWriter(classes, trunk, plan, tied, checks)
@@ -87,13 +88,14 @@ def _chain(root: Module, inst: Module) -> list[Module]:
     return chain
 
 
-def _rope_checks(
+def _config_checks(
     facts: Facts, ropes: list[Any], position
 ) -> tuple[list[str], list[str]]:
     checks, functions = [], []
     for name, value in facts.folded.items():
         checks.append(folded_check(name, value))
     checks += [refused_check(cond) for cond in facts.interpreter.refused]
+    checks += [sizes_check(fact) for fact in facts.interpreter.sizes.checked]
     if facts.default_rope_only is not None:
         checks.append(default_only_check(describe(facts.default_rope_only)))
     if ropes:

@@ -13,10 +13,15 @@ Refuses: frequencies without a default formula.
 from typing import Any
 
 from porter.analyze.graph import Factor, Node, feature_axis, walk
-from porter.analyze.symbols import Sym, arith, contains, simplify, unwrap
+from porter.analyze.symbols import Sym, arith, contains, unwrap
 from porter.transforms.base import Transform, settle
 from porter.transforms.matching import is_op
-from porter.transforms.substitute_rope import Table, match_table, tested_type
+from porter.transforms.substitute_rope import (
+    Table,
+    match_table,
+    rotated_head,
+    tested_type,
+)
 
 
 class KeepRope(Transform):
@@ -136,6 +141,4 @@ def _head_size(table: Table):
     """The head size for which vLLM's rope rotates `dim` elements."""
     if not table.partial:
         return table.dim
-    inner = unwrap(table.dim)
-    factor = Sym("get", (table.parameters, "partial_rotary_factor", 1.0))
-    return simplify(arith("truediv", inner.args[1], factor))
+    return rotated_head(table)

@@ -9,11 +9,19 @@ After:  q, k = self.rotary_emb(positions, q, k)
 Leaves: any other arithmetic; `keep_rope` then takes care of its tables.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from porter.analyze.graph import Node, axis_size
-from porter.analyze.symbols import Sym, arith, constant, key, same, unwrap
+from porter.analyze.symbols import (
+    Sym,
+    arith,
+    constant,
+    key,
+    same,
+    simplify,
+    unwrap,
+)
 from porter.analyze.values import is_scalar
 from porter.transforms.base import Transform
 from porter.transforms.matching import either_way, is_number, is_op, strip_casts
@@ -86,24 +94,32 @@ class SubstituteRope(Transform):
         self.change(node, new, "x * cos + rotate(x) * sin is vLLM's rotary embedding")
 
     def _rotation(self, node: Node) -> Rotation | None:
-        found = match_rotation(node)
+        found = match_rotation(node, self.facts.interpreter.sizes.same)
         if found is None:
             return None
         head = axis_size(found.x.axes[-1])
         table = found.table
-        if table.partial or same(table.dim, head):
-            return found
-        return None
+        whole = rotated_head(table) if table.partial else table.dim
+        sizes = self.facts.interpreter.sizes
+        usual = unwrap(whole)
+        if isinstance(usual, Sym) and usual.op == "or_default":
+            if same(usual.args[2], head):  # a field that the config class doesn't have
+                sizes.require(whole, head, (), node.span)
+        if not sizes.same(whole, head):
+            return None
+        return found if table.partial else Rotation(found.x, replace(table, dim=head))
 
 
-def match_rotation(node: Node) -> Rotation | None:
+def match_rotation(node: Node, equal) -> Rotation | None:
+    """equal(a, b): whether two sizes are the same."""
     value = strip_casts(node)
     if is_op(value, "cat") and value.attrs["dim"] == -1 and len(value.args[0]) == 2:
-        return _partial(*value.args[0])
+        rotated, passed = value.args[0]
+        return _partial(rotated, passed, equal)
     return _full(value)
 
 
-def _partial(rotated, passed) -> Rotation | None:
+def _partial(rotated, passed, equal) -> Rotation | None:
     """cat(rotate(x[..., :r]), x[..., r:])"""
     found = _full(strip_casts(rotated))
     passed = strip_casts(passed)
@@ -118,7 +134,7 @@ def _partial(rotated, passed) -> Rotation | None:
         return None
     if any(s.attrs["dim"] != -1 or s.attrs["step"] != 1 for s in (found.x, passed)):
         return None
-    if not same(passed.args[2], axis_size(x.axes[-1])) or not same(
+    if not same(passed.args[2], axis_size(x.axes[-1])) or not equal(
         high, found.table.dim
     ):
         return None
@@ -328,6 +344,17 @@ def _is_partial(dim, parameters) -> bool:
     factor = Sym("get", (parameters, "partial_rotary_factor", 1.0))
     rest = arith("truediv", dim.args[1], factor)
     return "partial_rotary_factor" not in repr(key(rest))
+
+
+def rotated_head(table: Table):
+    """The head size of which `int(head_size * partial_rotary_factor)` is rotated."""
+    factor = Sym("get", (table.parameters, "partial_rotary_factor", 1.0))
+    product = unwrap(unwrap(table.dim).args[1])
+    if product.op == "mul":
+        for size, other in (product.args, product.args[::-1]):
+            if same(other, factor):
+                return size
+    return simplify(arith("truediv", product, factor))
 
 
 def _scaling_fits(scaling, found) -> bool:
