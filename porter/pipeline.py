@@ -9,6 +9,7 @@ from porter.transforms.keep_rope import KeepRope
 from porter.transforms.place_parallel import PlaceParallel
 from porter.transforms.sink_layer_values import SinkLayerValues
 from porter.transforms.substitute_attention import SubstituteAttention
+from porter.transforms.substitute_experts import SubstituteExperts
 from porter.transforms.substitute_logits import SubstituteLogits
 from porter.transforms.substitute_norms import SubstituteNorms
 from porter.transforms.substitute_rope import SubstituteRope
@@ -16,6 +17,7 @@ from porter.transforms.substitute_rope import SubstituteRope
 TRANSFORMS: tuple[type[Transform], ...] = (
     # substitute: what the engine must own, then what its layers do as well
     SubstituteAttention,
+    SubstituteExperts,
     SubstituteRope,
     KeepRope,
     SinkLayerValues,

@@ -4,6 +4,7 @@ import ast
 from typing import Any
 
 from porter.analyze import hf_api, torch_creation, torch_ops
+from porter.analyze.expert_loops import PAIRS, ExpertHit, ExpertIndex, PairIndex
 from porter.analyze.graph import Node
 from porter.analyze.part import Part
 from porter.analyze.symbols import (
@@ -11,6 +12,7 @@ from porter.analyze.symbols import (
     config_field,
     unwrap,
 )
+from porter.analyze.torch_selection import Picked
 from porter.analyze.values import (
     DEVICE,
     MISSING,
@@ -59,6 +61,12 @@ class Attributes(Part):
             return hf_api.external_attribute(obj.attr(name))
         if isinstance(obj, Output):
             return obj.fields.get(name)
+        if isinstance(obj, PairIndex) and name == "shape":
+            return (PAIRS,)
+        if isinstance(obj, (ExpertHit, ExpertIndex, PairIndex)):
+            return ExternalMethod(obj, name)
+        if isinstance(obj, Picked):
+            return obj.attribute(self, name)
         if isinstance(obj, (dict, list, str, Cache, Dtype, DtypeOf, tuple)):
             return ExternalMethod(obj, name)
         if isinstance(unwrap(obj), Sym):
@@ -183,6 +191,7 @@ class Attributes(Part):
 _CONFIG_CONSTANTS = {
     "output_attentions": False,
     "output_hidden_states": False,
+    "output_router_logits": False,
     "use_cache": True,
     "return_dict": True,
     "use_return_dict": True,

@@ -11,6 +11,7 @@ from porter.analyze.symbols import (
     unwrap,
 )
 from porter.analyze.torch_modules import bind_leaf, is_leaf
+from porter.analyze.torch_ops import is_in_place
 from porter.analyze.values import (
     Activation,
     Bound,
@@ -30,17 +31,17 @@ class Calls(Part):
     """Calls."""
 
     def on_Call(self, node, env):
-        changed = self.change_in_place(node, env)
-        if changed is not NotImplemented:
-            return changed
+        func = node.func
+        if isinstance(func, ast.Attribute) and is_in_place(func.attr):
+            return self.call_in_place(node, func, env)
         fn = self.resolve(self.eval(node.func, env))
         if isinstance(fn, External) and fn.name == "builtins.super":
             return Super(env.inst, env.cls)
         if isinstance(fn, External) and _is_message(fn):
             return None
-        return self.call(fn, *self.arguments(node, env))
+        return self.call(fn, *self._arguments(node, env))
 
-    def arguments(self, node: ast.Call, env) -> tuple[list, dict[str, Any]]:
+    def _arguments(self, node: ast.Call, env) -> tuple[list, dict[str, Any]]:
         args = self._items(node.args, env)
         kwargs: dict[str, Any] = {}
         for keyword in node.keywords:
@@ -149,6 +150,8 @@ class Calls(Part):
             if name not in defaults:
                 raise self.gap(f"`{fn.name}` isn't given `{name}`")
             bound[name] = self.eval(defaults[name], owner)
+        if fn.config_defaults and bound.get("use_cache", True) is None:
+            bound["use_cache"] = True  # as the config has it in generation
 
     def _name_parameters(self, fn, inst, bound: dict, explicit: set) -> None:
         """Constructor arguments keep their parameter's name; forward's name their nodes."""

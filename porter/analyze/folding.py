@@ -89,6 +89,7 @@ _OPERATIONS: dict[str, Any] = {
     "not": lambda a: not a,
     "truthy": bool,
     "is_none": lambda a: a is None,
+    "isinstance": lambda a, b: type(a).__name__ == b,
     "eq": lambda a, b: a == b,
     "lt": lambda a, b: a < b,
     "in": lambda a, b: a in b,

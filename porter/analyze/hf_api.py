@@ -7,7 +7,8 @@ ACT2FN, the attention interface, rope initialisation, model outputs.
 import ast
 from typing import Any
 
-from porter.analyze import torch_elementwise
+from porter.analyze import expert_loops, torch_elementwise
+from porter.analyze.expert_loops import ExpertHit, ExpertIndex, PairIndex
 from porter.analyze.graph import (
     Node,
     batch_axis,
@@ -223,6 +224,8 @@ def _is_plain_positions(value) -> bool:
 
 
 def method(interp, obj, name: str, args: list, kwargs: dict) -> Any:
+    if isinstance(obj, (ExpertHit, ExpertIndex, PairIndex)):
+        return expert_loops.attribute(interp, obj, name, args)
     if isinstance(obj, Cache):
         return _cache_method(interp, name, args, kwargs)
     if isinstance(obj, Super):
@@ -440,6 +443,8 @@ def _len(interp, x):
         from porter.analyze.graph import axis_size
 
         return axis_size(x.axes[0])
+    if isinstance(x, PairIndex):
+        return expert_loops.PAIRS
     if isinstance(x, Module) and x.leaf == "torch.nn.ModuleList":
         return x.count if x.element is not None else len(x.attrs.get("items", []))
     if isinstance(unwrap(x), Sym):
@@ -483,10 +488,14 @@ def _zip(interp, *args, **kwargs):
 def _isinstance(interp, x, kinds):
     kinds = kinds if isinstance(kinds, (tuple, list)) else (kinds,)
     x = interp.resolve(x)
-    return any(_is_kind(interp, x, k) for k in kinds)
+    verdicts = [_is_kind(interp, x, k) for k in kinds]
+    if any(v is True for v in verdicts) or all(v is False for v in verdicts):
+        return any(v is True for v in verdicts)
+    unknown = [v for v in verdicts if v is not False]
+    return unknown[0] if len(unknown) == 1 else Sym("or", tuple(unknown))
 
 
-def _is_kind(interp, x, kind) -> bool:
+def _is_kind(interp, x, kind) -> Any:
     name = kind.name if isinstance(kind, External) else getattr(kind, "name", "")
     short = name.rsplit(".", 1)[-1]
     plain = {
@@ -500,6 +509,8 @@ def _is_kind(interp, x, kind) -> bool:
     }
     inner = unwrap(x)
     if isinstance(inner, Sym):
+        if short in plain and inner.op == "field":
+            return Sym("isinstance", (inner, short))
         raise interp.gap("the type of a config value decides here")
     if short in plain:
         return isinstance(inner, plain[short])

@@ -13,6 +13,7 @@ from porter.analyze import axes as ax
 from porter.analyze.attributes import Attributes
 from porter.analyze.calls import Calls
 from porter.analyze.equal_sizes import SizeFacts
+from porter.analyze.expert_loops import ExpertLoops
 from porter.analyze.expressions import Names
 from porter.analyze.families import Families
 from porter.analyze.folding import Folding
@@ -26,6 +27,7 @@ from porter.analyze.graph import (
     iter_nodes,
     pairs_tokens,
 )
+from porter.analyze.in_place import InPlace
 from porter.analyze.operators import Operators
 from porter.analyze.statements import Statements
 from porter.analyze.subscripts import Subscripts
@@ -59,7 +61,15 @@ class Env:
 
 
 class Interpreter(
-    Names, Attributes, Operators, Subscripts, Calls, Statements, Families
+    Names,
+    Attributes,
+    Operators,
+    Subscripts,
+    Calls,
+    InPlace,
+    Statements,
+    Families,
+    ExpertLoops,
 ):
     def __init__(self, sources: SourceSet, file: SourceFile, config: Config):
         self.sources, self.config = sources, config
@@ -70,6 +80,7 @@ class Interpreter(
         self.folding: Folding | None = None
         self.frame: Frame | None = None
         self.loop: Loop | None = None
+        self.experts = None
         self.depth = 0
         self.line = 0
         self.end_line = 0
@@ -405,6 +416,7 @@ class Interpreter(
             if isinstance(value, External):
                 last = value.name.rsplit(".", 1)[-1]
                 fn.dynamic_rope = fn.dynamic_rope or last == "dynamic_rope_update"
+                fn.config_defaults |= last == "merge_with_config_defaults"
             elif not isinstance(value, Opaque):
                 raise self.gap(f"the decorator on `{fn.name}` is code of the source's")
 

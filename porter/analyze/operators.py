@@ -4,6 +4,7 @@ import ast
 from typing import Any
 
 from porter.analyze import hf_api, torch_elementwise, torch_ops
+from porter.analyze.expert_loops import ExpertIndex, compare_expert
 from porter.analyze.graph import Node
 from porter.analyze.part import Part
 from porter.analyze.sequences import SymList
@@ -69,7 +70,7 @@ class Operators(Part):
                 return self.elementwise("neg", value)
             return arith("neg", value)
         if isinstance(node.op, ast.Invert) and isinstance(value, Node):
-            return self.elementwise("invert", value)
+            return torch_elementwise.invert(self, value)
         return value
 
     def on_BinOp(self, node, env):
@@ -180,6 +181,10 @@ class Operators(Part):
 
     def compare_values(self, op, left, right):
         left, right = self.resolve(left), self.resolve(right)
+        if isinstance(left, ExpertIndex) or isinstance(right, ExpertIndex):
+            if not isinstance(op, ast.Eq):
+                raise self.gap("an expert's number is compared")
+            return compare_expert(left, right)
         if isinstance(op, (ast.Is, ast.IsNot)):
             if right is None:
                 outcome = self.is_none(left)

@@ -4,16 +4,15 @@ import ast
 from dataclasses import dataclass
 from typing import Any
 
+from porter.analyze.expert_loops import any_pairs
 from porter.analyze.families import EachKey
 from porter.analyze.graph import Loop, Node, iter_nodes
 from porter.analyze.part import Part
 from porter.analyze.symbols import Sym, constant, is_symbolic, same, unwrap
-from porter.analyze.torch_ops import is_in_place
 from porter.analyze.values import (
     MISSING,
     Choice,
     External,
-    ExternalMethod,
     Function,
     Module,
     Opaque,
@@ -78,22 +77,6 @@ class Statements(Part):
     def do_Expr(self, stmt, env):
         if not isinstance(stmt.value, ast.Constant):
             self.eval(stmt.value, env)
-
-    def change_in_place(self, call: ast.Call, env) -> Any:
-        """`name.method_(...)` is `name = name.method(...)`; NotImplemented if it isn't."""
-        target = call.func.value if isinstance(call.func, ast.Attribute) else None
-        if not isinstance(target, ast.Name) or target.id not in env.vars:
-            return NotImplemented
-        assert isinstance(call.func, ast.Attribute)
-        current = self.eval(_as_load(target), env)
-        if not is_in_place(call.func.attr) or not isinstance(current, Node):
-            return NotImplemented
-        self._refuse_shared(current, target, env)
-        method = ExternalMethod(current, call.func.attr[:-1])
-        args, kwargs = self.arguments(call, env)
-        changed = self.call(method, args, kwargs)
-        self.assign(target, changed, env)
-        return changed
 
     def do_Pass(self, stmt, env):
         return None
@@ -256,8 +239,9 @@ class Statements(Part):
         if isinstance(obj, Module):
             if name in ("forward", "__call__", "__class__"):
                 raise self.gap(f"`.{name}` of a module is replaced")
-            if isinstance(value, Module) and value.owner is None and value is not obj:
-                value.owner, value.name = obj, name
+            for module in _modules_of(value):
+                if module.owner is None and module is not obj:
+                    module.owner, module.name = obj, name
             self.forbid_attribute_in_each(obj, value)
             obj.attrs[name] = value
             for node in [value] if isinstance(value, Node) else []:
@@ -273,6 +257,11 @@ class Statements(Part):
 
     def run_if(self, stmt: ast.If, rest: list[ast.stmt], env):
         cond = self.truth(self.eval(stmt.test, env))
+        if self.experts is not None:
+            if self.skips_expert(cond, stmt.body):
+                return self.run_block(stmt.orelse, env)
+            routed = any_pairs(cond)
+            cond = cond if routed is None else routed
         if isinstance(cond, bool):
             return self.run_block(stmt.body if cond else stmt.orelse, env)
         then = self._side(cond, True, stmt.body, env)
@@ -384,6 +373,9 @@ class Statements(Part):
             raise self.gap(f"the loop runs over {iterable.what}")
         if self.each_of(iterable) is not None:
             return self.loop_each(stmt, iterable, env)
+        experts = self.expert_iteration(iterable)
+        if experts is not None:
+            return self.loop_experts(stmt, experts, env)
         layers = self.layer_iteration(iterable)
         if layers is not None:
             modules, item, stop = layers
@@ -510,6 +502,13 @@ class _Snapshot:
 class _Side:
     signal: Any
     state: _Snapshot
+
+
+def _modules_of(value) -> list[Module]:
+    """The module that is set, or both where the config chooses one."""
+    if isinstance(value, Choice):
+        return [*_modules_of(value.then), *_modules_of(value.other)]
+    return [value] if isinstance(value, Module) else []
 
 
 def _shares_storage(a: Node, b: Node) -> bool:

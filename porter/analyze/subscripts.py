@@ -3,6 +3,7 @@
 from typing import Any
 
 from porter.analyze import hf_api, torch_parts
+from porter.analyze.expert_loops import ExpertHit, ExpertIndex
 from porter.analyze.graph import Node
 from porter.analyze.part import Part
 from porter.analyze.sequences import Enumerated, LayerSlice, SymList, SymRange, Zipped
@@ -36,6 +37,10 @@ class Subscripts(Part):
 
     def subscript(self, obj, index) -> Any:
         obj = self.resolve(obj)
+        if isinstance(index, ExpertIndex):
+            return self.index_by_expert(obj, index)
+        if isinstance(obj, (ExpertHit, ExpertIndex)):
+            return self._index_expert(obj, index)
         if isinstance(obj, Node):
             return torch_parts.index(self, obj, index)
         if isinstance(obj, (tuple, list)):
@@ -61,6 +66,11 @@ class Subscripts(Part):
         if isinstance(obj, Opaque):
             return Opaque(f"an item of {obj.what}")
         raise self.gap(f"an item of a {type(obj).__name__} isn't followed")
+
+    def _index_expert(self, obj, index):
+        if index == 0 or isinstance(obj, ExpertHit) and index == (slice(None), 0):
+            return obj
+        raise self.gap("an item of an expert's number isn't followed")
 
     def decide_item(self, obj, index):
         if isinstance(index, slice):

@@ -11,7 +11,18 @@ from fractions import Fraction
 from typing import Any
 
 ARITHMETIC = {"add", "sub", "mul", "truediv", "floordiv", "pow", "neg", "mod"}
-BOOLEAN = {"eq", "lt", "is_none", "not", "and", "or", "truthy", "in", "isinstance"}
+BOOLEAN = {
+    "eq",
+    "lt",
+    "is_none",
+    "not",
+    "and",
+    "or",
+    "truthy",
+    "in",
+    "isinstance",
+    "is_expert",
+}
 WRAPPERS = {"param", "attr"}
 
 
@@ -325,6 +336,8 @@ def text(x, name, level: int = 0) -> str:
         if isinstance(x, (tuple, list)):
             inner = ", ".join(text(i, name) for i in x)
             return f"[{inner}]" if isinstance(x, list) else f"({inner},)"
+        if isinstance(x, float) and x in (float("inf"), float("-inf")):
+            return f'float("{x}")'
         return repr(x)
     known = name(x)
     if known is not None:
@@ -371,6 +384,8 @@ def _render(x: Sym, name) -> tuple[str, int]:
         return f"{text(args[0], name, 4)} in {text(args[1], name, 4)}", 3
     if op == "is_none":
         return f"{text(args[0], name, 4)} is None", 3
+    if op == "isinstance":
+        return f"isinstance({text(args[0], name)}, {args[1]})", 9
     if op == "truthy":
         return text(args[0], name, 3), 3
     if op == "not":

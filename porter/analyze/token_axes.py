@@ -6,7 +6,7 @@ from porter.analyze.graph import (
 
 
 def forbid_tokens(interp, axis, what: str) -> None:
-    if has_role(axis, "batch", "seq", "hist"):
+    if has_role(axis, "batch", "seq", "hist", "pair"):
         raise _mixes(interp, what)
 
 

@@ -3,11 +3,14 @@
 from porter.analyze import positions as pos
 from porter.analyze.graph import (
     Axes,
+    Axis,
     Node,
     feature_axis,
+    has_role,
+    pairs_tokens,
     sized_axis,
 )
-from porter.analyze.symbols import Sym, arith, constant, is_symbolic, same
+from porter.analyze.symbols import BATCH, SEQ, Sym, arith, constant, is_symbolic, same
 from porter.analyze.torch_elementwise import cast, dtype_tag
 from porter.analyze.values import (
     DEVICE,
@@ -54,9 +57,8 @@ def _creation(interp, short: str, args: list, kwargs: dict):
         return tuple(args[0])
     if short == "finfo":
         return Finfo()
-    if short in ("ones_like", "zeros_like") and args and isinstance(args[0], Node):
-        value = 1.0 if short == "ones_like" else 0.0
-        return interp.node("fill", (value,), args[0].axes, dtype=args[0].dtype)
+    if short in _LIKE and args and isinstance(args[0], Node):
+        return _fill_like(interp, short, *args, **kwargs)
     if short in ("Parameter", "Buffer"):
         return args[0]
     if short in (
@@ -71,6 +73,38 @@ def _creation(interp, short: str, args: list, kwargs: dict):
     return NotImplemented
 
 
+_LIKE = {"ones_like": 1.0, "zeros_like": 0.0, "empty_like": 0.0, "full_like": None}
+
+
+def _fill_like(interp, short: str, x: Node, fill_value=None, dtype=None, **kwargs):
+    value = fill_value if short == "full_like" else _LIKE[short]
+    if not is_scalar(value) or set(kwargs) - {"device", "requires_grad"}:
+        raise interp.gap(f"`{short}` with arguments that can't be followed")
+    tag = dtype_tag(interp, dtype)[0] if dtype is not None else x.dtype
+    if pairs_tokens(x.axes) or not any(has_role(a, "batch", "seq") for a in x.axes):
+        return interp.node("fill", (value,), x.axes, dtype=tag, init=short)
+    return interp.node("fill_like", (x, value), x.axes, dtype=tag, init=short)
+
+
+def new_filled(short: str):
+    """x.new_zeros(sizes) and its like: of x's dtype."""
+
+    def fn(interp, x: Node, *args, dtype=None, device=None, **kwargs):
+        made = _filled(interp, short, list(args), kwargs)
+        if made.op == "fill":
+            made.dtype = x.dtype
+        return made if dtype is None else cast(interp, made, dtype)
+
+    return fn
+
+
+def is_zero(x: Node) -> bool:
+    """Whether a tensor was made as nothing but zeros."""
+    if x.op == "fill":
+        return constant(x.args[0]) == 0
+    return x.op == "fill_like" and constant(x.args[1]) == 0
+
+
 def _filled(interp, short: str, args: list, kwargs: dict):
     values = list(args)
     fill = {"ones": 1.0, "zeros": 0.0, "empty": 0.0}.get(short)
@@ -80,7 +114,7 @@ def _filled(interp, short: str, args: list, kwargs: dict):
     sizes = list(sizes) if isinstance(sizes, (tuple, list)) else [sizes]
     if pos.is_full_length(sizes) and fill == 1.0:
         return pos.ones(interp, sizes)
-    axes = tuple(sized_axis(s) for s in sizes)
+    axes = tuple(_axis(s) for s in sizes)
     dtype = kwargs.get("dtype")
     boolean = dtype is not None and dtype_tag(interp, dtype)[0] == "bool"
     if boolean and constant(fill) is not None:
@@ -88,12 +122,10 @@ def _filled(interp, short: str, args: list, kwargs: dict):
     return interp.node("fill", (fill,), axes, init=short)
 
 
-def new_filled(short: str):
-    return lambda interp, x, *args, **kwargs: _filled(interp, short, [*args], kwargs)
-
-
-def full_like(interp, x: Node, fill_value, **kwargs) -> Node:
-    return interp.node("fill", (fill_value,), x.axes, dtype=x.dtype)
+def _axis(size) -> Axis:
+    if same(size, arith("mul", BATCH, SEQ)):
+        return (*sized_axis(BATCH), *sized_axis(SEQ))
+    return sized_axis(size)
 
 
 def fill_(interp, x: Node, value) -> Node:

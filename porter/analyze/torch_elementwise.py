@@ -4,6 +4,7 @@ from typing import Any
 
 from porter.analyze import axes as ax
 from porter.analyze import positions as pos
+from porter.analyze.expert_loops import hit
 from porter.analyze.graph import (
     Node,
     axis_size,
@@ -104,6 +105,10 @@ def binary(interp, op: str, left, right) -> Any:
     return interp.elementwise(op, left, right)
 
 
+def invert(interp, x: Node) -> Node:
+    return interp.elementwise("invert", x, dtype=x.dtype)
+
+
 def comparison(interp, op: str, left, right) -> Node:
     return interp.elementwise(op, left, right, dtype="bool")
 
@@ -165,8 +170,14 @@ def clamp(interp, x, min=None, max=None):
     return interp.node("clamp", (x, min, max), x.axes, dtype=x.dtype)
 
 
-def where(interp, cond, a, b):
+def where(interp, cond, a=None, b=None):
+    if a is None and b is None:
+        return interp.where_pairs(cond)
     return interp.elementwise("where", cond, a, b)
+
+
+def nonzero(interp, x: Node, as_tuple=False):
+    return interp.where_pairs(x) if as_tuple is True else hit(interp, x)
 
 
 def masked_fill(interp, x, mask, value):

@@ -17,7 +17,6 @@ from porter.analyze.torch_creation import (
     _creation,
     _math,
     fill_,
-    full_like,
     item,
     new_filled,
 )
@@ -39,6 +38,7 @@ from porter.analyze.torch_elementwise import (
     logical,
     masked_fill,
     matmul,
+    nonzero,
     pow_,
     rsub,
     same_value,
@@ -68,6 +68,14 @@ from porter.analyze.torch_reductions import (
     softmax,
     sub,
     vector_norm,
+)
+from porter.analyze.torch_selection import (
+    argmax,
+    extreme,
+    gather,
+    one_hot,
+    scatter,
+    topk,
 )
 from porter.analyze.torch_shapes import (
     expand,
@@ -223,11 +231,13 @@ _TABLE: dict[str, Any] = {
     "cpu": same_value, "cuda": same_value, "tensor_split": chunk, "tril": tril,
     "triu": triu, "fill": fill_, "new_zeros": new_filled("zeros"),
     "new_ones": new_filled("ones"), "new_full": new_filled("full"),
-    "full_like": full_like, "logical_not": logical("invert"),
+    "new_empty": new_filled("empty"), "logical_not": logical("invert"),
     "logical_and": logical("bitand"), "logical_or": logical("bitor"),
     "logical_xor": logical("xor"), "bitwise_not": bitwise("invert"),
     "bitwise_and": bitwise("bitand"), "bitwise_or": bitwise("bitor"),
-    "bitwise_xor": bitwise("xor"),
+    "bitwise_xor": bitwise("xor"), "topk": topk, "gather": gather, "scatter": scatter,
+    "one_hot": one_hot, "max": extreme("max"), "min": extreme("min"), "argmax": argmax,
+    "nonzero": nonzero,
 }  # fmt: skip
 for _names, _op in (
     (("eq",), "eq"), (("ne", "not_equal"), "ne"), (("lt", "less"), "lt"),

@@ -4,6 +4,7 @@ from typing import Any
 
 from porter.analyze import axes as ax
 from porter.analyze import positions as pos
+from porter.analyze.expert_loops import PairIndex
 from porter.analyze.graph import (
     Node,
     axis_size,
@@ -22,6 +23,8 @@ def index(interp, x: Node, item) -> Node:
         cut = pos.index(interp, x, items)
         if cut is not None:
             return cut
+    if any(isinstance(it, PairIndex) for it in items):
+        return interp.index_by_pairs(x, items)
     for it in items:
         if isinstance(it, Node):
             return _gather_rows(interp, x, items)
@@ -44,6 +47,54 @@ def index(interp, x: Node, item) -> Node:
         else:
             raise interp.gap("a tensor is indexed by something that can't be followed")
     return out
+
+
+def put(interp, x: Node, item, value) -> Node:
+    """x with `value` in the place of x[item], one slice along a feature axis."""
+    items = list(item) if isinstance(item, tuple) else [item]
+    if Ellipsis in [i for i in items if not _unhashable(i)]:
+        at = next(n for n, i in enumerate(items) if i is Ellipsis)
+        items[at : at + 1] = [slice(None)] * (len(x.axes) - len(items) + 1)
+    items += [slice(None)] * (len(x.axes) - len(items))
+    if any(not isinstance(i, slice) or i.step not in (None, 1) for i in items):
+        raise interp.gap("a tensor is written to in place by index")
+    cuts = [n for n, i in enumerate(items) if i != slice(None)]
+    if len(cuts) > 1:
+        raise interp.gap("a block of a tensor is written to in place")
+    at = cuts[0] if cuts else len(x.axes) - 1
+    size = axis_size(x.axes[at])
+    low, high = ax.bounds(items[at].start, items[at].stop, size)
+    part = narrow(interp, x, at, low, high)
+    if not isinstance(value, Node):
+        value = interp.node("fill", (value,), part.axes, dtype=x.dtype)
+    fits = len(part.axes) == len(value.axes) and value.dtype == x.dtype
+    for mine, other in zip(part.axes, value.axes, strict=False):
+        fits = fits and same(axis_size(mine), axis_size(other))
+    if not fits:
+        raise interp.gap("a part of a tensor is written with other sizes than its own")
+    around = [(0, low), None, (high, size)]
+    pieces = [value if r is None else _piece(interp, x, at, *r) for r in around]
+    kept = [p for p in pieces if p is not None]
+    return kept[0] if len(kept) == 1 else cat(interp, kept, at)
+
+
+def _piece(interp, x: Node, at: int, low, high) -> Node | None:
+    """x from low to high along an axis; where x was put together of parts, those parts."""
+    if same(low, high):
+        return None
+    if x.op != "cat" or x.attrs["dim"] % len(x.axes) != at:
+        return narrow(interp, x, at, low, high)
+    edge: Any = 0
+    edges = [edge]
+    for part in x.args[0]:
+        edge = arith("add", edge, axis_size(part.axes[at]))
+        edges.append(edge)
+    first = next((i for i, e in enumerate(edges) if same(e, low)), None)
+    last = next((i for i, e in enumerate(edges) if same(e, high)), None)
+    if first is None or last is None:
+        return narrow(interp, x, at, low, high)
+    parts = list(x.args[0][first:last])
+    return parts[0] if len(parts) == 1 else cat(interp, parts, at)
 
 
 def _unhashable(item) -> bool:

@@ -1,11 +1,13 @@
 """Reductions and functions along one axis."""
 
 from porter.analyze import axes as ax
+from porter.analyze.expert_loops import load
 from porter.analyze.graph import (
     Node,
+    axis_size,
     has_role,
 )
-from porter.analyze.symbols import constant
+from porter.analyze.symbols import constant, describe, same
 from porter.analyze.token_axes import _mixes, forbid_tokens
 from porter.analyze.torch_elementwise import binary, dtype_tag
 from porter.analyze.values import (
@@ -45,7 +47,23 @@ def linear(interp, x, weight, bias=None):
             from porter.analyze.torch_modules import linear as call_linear
 
             return call_linear(interp, owner, x)
-    raise interp.gap("`F.linear` with a weight of its own isn't followed")
+    return _linear(interp, x, weight, bias)
+
+
+def _linear(interp, x: Node, weight, bias) -> Node:
+    """x @ weight.T + bias with a weight that isn't a Linear's."""
+    if not isinstance(weight, Node) or len(weight.axes) != 2:
+        raise interp.gap("`F.linear` with a weight that can't be followed")
+    if any(has_role(a, "batch", "seq", "hist") for a in weight.axes):
+        raise _mixes(interp, "a matrix made of tokens")
+    if not same(axis_size(x.axes[-1]), axis_size(weight.axes[-1])):
+        raise interp.gap(
+            f"`F.linear` of {describe(axis_size(x.axes[-1]))} inputs with a weight of "
+            f"{describe(axis_size(weight.axes[-1]))}"
+        )
+    forbid_tokens(interp, x.axes[-1], "`F.linear`")
+    args = (x, weight) if bias is None else (x, weight, bias)
+    return interp.node("matrix", args, (*x.axes[:-1], weight.axes[0]), dtype=x.dtype)
 
 
 def einsum(interp, equation, *operands):
@@ -53,6 +71,12 @@ def einsum(interp, equation, *operands):
 
 
 def reduce(interp, name: str, x: Node, dim=None, keepdim=False, **kwargs) -> Node:
+    if "keepdims" in kwargs:
+        keepdim = kwargs.pop("keepdims")
+    if isinstance(dim, (tuple, list)) and not kwargs and name == "sum":
+        counted = load(interp, x, [constant(d) for d in dim], keepdim)
+        if counted is not None:
+            return counted
     kwargs.pop("dtype", None)
     unknown = set(kwargs) - {"unbiased", "correction", "p"}
     if unknown:

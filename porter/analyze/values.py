@@ -43,6 +43,7 @@ class Function:
     owner: Class | None = None
     closure: Any = None
     dynamic_rope: bool = False
+    config_defaults: bool = False
     static: bool = False
 
     @property

@@ -7,6 +7,7 @@ from porter.analyze.symbols import same
 from porter.analyze.values import Module
 from porter.emit.classes import ClassSet, Generated, indented
 from porter.emit.constructor import Constructor
+from porter.emit.experts import split_method
 from porter.emit.method import Body, Line
 from porter.emit.scope import ClassScope
 from porter.emit.trunk import Trunk
@@ -237,6 +238,9 @@ class CausalLMWriter:
     def _load(self) -> list[Line]:
         span = [self.facts.frame.span]
         weights = "self._split_heads(weights)" if self.plan.regroup else "weights"
+        split = split_method(self.plan.experts)
+        if split:
+            weights = f"self._split_experts({weights})"
         out = [Line(_LOAD.format(weights=weights), span)]
         if self.plan.regroup:
             names = [name for name, _ in self.plan.regroup]
@@ -254,6 +258,8 @@ class CausalLMWriter:
             test = " or ".join(f'"{n}" in name' for n in names)
             count = counts.pop()
             out += [Line(""), Line(_REGROUP.format(test=test, count=count), span)]
+        if split:
+            out += [Line(""), Line(split, span)]
         return out
 
 

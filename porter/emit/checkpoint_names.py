@@ -7,15 +7,19 @@ those of its modules (`conversion_mapping.py`). A port loads those checkpoints t
 
 import ast
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from porter.analyze.model import Facts
+from porter.emit.expert_names import converter_rules
 from porter.gap import Gap, Refused
 from porter.source import transformers_root
+from porter.transforms.expert_weights import ExpertWeights
 
 
-def renamings(facts: Facts) -> dict[str, str]:
-    """regex in the checkpoint's names -> what replaces it, in order.
+def renamings(facts: Facts, experts: Sequence[ExpertWeights] = ()) -> dict[str, str]:
+    """regex in the checkpoint's names -> what replaces it, in order; renamings before the
+    names of converters, as the library applies them.
 
     Raises Refused where the checkpoint's tensors are reshaped at load.
     """
@@ -31,8 +35,13 @@ def renamings(facts: Facts) -> dict[str, str]:
     if entry is None:
         entry = _entry(tables, aliases, model_type)
     out: dict[str, str] = {}
+    merged: dict[str, str] = {}
     for item in entry or []:
         pair = _renaming(item)
+        rules = converter_rules(item, list(experts)) if pair is None else None
+        if rules is not None:
+            merged |= rules
+            continue
         if pair is None:
             raise Refused(
                 [
@@ -46,7 +55,7 @@ def renamings(facts: Facts) -> dict[str, str]:
                 ]
             )
         out[pair[0]] = pair[1]
-    return out
+    return out | merged
 
 
 def _architecture(root: Path, model_type: str) -> str:

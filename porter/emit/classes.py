@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from porter.analyze.graph import Frame, Span
+from porter.analyze.symbols import Sym, key
 from porter.analyze.values import Module
 from porter.config_class import ConfigClass
 from porter.emit.comments import Comments
@@ -29,6 +30,7 @@ class Generated:
     name: str
     wants: set[str]
     params: dict[str, Any]
+    arguments: set[str] = field(default_factory=set)
     lines: list[Line] = field(default_factory=list)
 
 
@@ -48,6 +50,8 @@ class ClassSet:
         self.made: dict[str, Generated] = {}
         self.order: list[Generated] = []
         self.scopes: list[ClassScope] = []
+        self.arguments: dict[str, set[str]] = {}
+        self.texts: dict[Any, Generated] = {}
 
     def generated(self, inst: Module) -> Generated:
         frames = [f for f in self.graph.frames if f.inst is inst]
@@ -61,7 +65,7 @@ class ClassSet:
                     )
                 ]
             )
-        written = [self._write(inst, frame) for frame in frames]
+        written = [self._written(inst, frame) for frame in frames]
         known = self.made.get(inst.kind)
         for each in written:
             if known is None:
@@ -81,18 +85,46 @@ class ClassSet:
         assert known is not None
         return known
 
+    def _written(self, inst: Module, frame: Frame) -> Generated:
+        """The class as this use of it needs it. Where uses differ in sizes that their
+        constructors work out, those are arguments of the constructor."""
+        if inst.kind not in self.arguments:
+            self.arguments[inst.kind] = set()
+            uses = [f for f in self.graph.frames if f.inst.kind == inst.kind]
+            bodies = [_body(self._write(f.inst, f)) for f in uses]
+            if any(b != bodies[0] for b in bodies):
+                self.arguments[inst.kind] = _varying([f.inst for f in uses])
+        return self._write(inst, frame)
+
     def _write(self, inst: Module, frame: Frame) -> Generated:
+        key = id(frame), frozenset(self.arguments[inst.kind])
+        if key not in self.texts:
+            self.texts[key] = self._write_anew(inst, frame)
+        return self.texts[key]
+
+    def _write_anew(self, inst: Module, frame: Frame) -> Generated:
         scope = ClassScope(inst, self.graph, self.imports)
         forward = write_forward(self.graph, frame, scope, self.comments)
-        constructor = Constructor(scope, self)
+        constructor = Constructor(scope, self, self.arguments[inst.kind])
         init = constructor.write()
         self.scopes.append(scope)
         made = Generated(inst.kind, constructor.wants, constructor.params)
+        made.arguments = set(constructor.arguments) & set(made.params)
         made.lines = [Line(f"class {inst.kind}(nn.Module):", [_class_span(inst)])]
         made.lines += constructor_lines(inst, made, init)
         made.lines.append(Line(""))
         made.lines += forward
         return made
+
+
+def _varying(modules: list[Module]) -> set[str]:
+    """Names of the attributes whose values the uses of a class differ in."""
+    values: dict[str, set] = {}
+    for module in modules:
+        for name, value in module.attrs.items():
+            if isinstance(value, Sym):
+                values.setdefault(name, set()).add(key(value))
+    return {name for name, found in values.items() if len(found) > 1}
 
 
 def write_forward(
@@ -135,9 +167,15 @@ def constructor_lines(inst: Module, made: Generated, init: list[str]) -> list[Li
     if "config" in made.wants:
         args.append("config")
     source = parameter_annotations(inst)
-    plain = [p for p in made.params if source.get(p, ("", None))[1] is None]
+    plain = [
+        p
+        for p in made.params
+        if source.get(p, ("", None))[1] is None or p in made.arguments
+    ]
     for p in [*plain, *(p for p in made.params if p not in plain)]:
         annotation, default = source.get(p, ("", None))
+        if p in made.arguments:
+            annotation, default = annotation.removesuffix(" | None"), None
         text = f"{p}: {annotation}" if annotation else p
         args.append(f"{text} = {default}" if default is not None else text)
     for name, annotation in _STANDARD.items():

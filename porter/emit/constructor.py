@@ -33,6 +33,7 @@ _QUANTIZED = {
     "MergedColumnParallelLinear",
     "ParallelLMHead",
     "VocabParallelEmbedding",
+    "FusedMoEFactory",
 }
 
 
@@ -40,8 +41,8 @@ class Constructor:
     """Writes one class's constructor. `wants` says which of the standard arguments it
     uses: config, cache_config, quant_config, prefix."""
 
-    def __init__(self, scope: ClassScope, classes: Any):
-        self.scope, self.classes = scope, classes
+    def __init__(self, scope: ClassScope, classes: Any, arguments: Any = ()):
+        self.scope, self.classes, self.arguments = scope, classes, arguments
         self.inst = scope.inst
         self.imports = scope.imports
         self.wants: set[str] = set()
@@ -60,6 +61,10 @@ class Constructor:
         named = self.known.get(sym.key)
         if named is not None:
             return named
+        for name in sorted(self.arguments):  # worked out by whoever makes the module
+            if key(self.inst.attrs.get(name)) == sym.key:
+                self.params[name] = self.inst.attrs[name]
+                return name
         if sym.op == "param" and sym.owner is self.inst:
             inner = unwrap(sym)
             if isinstance(inner, Sym) and inner.op == "layer":
@@ -168,6 +173,11 @@ class Constructor:
         held = self.inst.attrs.get(name)
         if isinstance(held, Choice) and child in (held.then, held.other):
             missing = held.other if held.then is child else held.then
+            if isinstance(missing, Module) and missing is self.scope.alternatives.get(
+                name, self.scope.children[name]
+            ):
+                self._either(name, held)
+                return
             if missing is not None:
                 raise Refused(
                     [
@@ -186,6 +196,13 @@ class Constructor:
             return
         self.lines.append(f"self.{name} = {self.module(name, child)}")
 
+    def _either(self, name: str, held: Choice) -> None:
+        """One of two modules, by the config: dense and sparse layers, for example."""
+        self.lines.append(f"if {self.number(held.cond)}:")
+        self.lines.append(f"    self.{name} = {self.module(name, held.then)}")
+        self.lines.append("else:")
+        self.lines.append(f"    self.{name} = {self.module(name, held.other)}")
+
     def module(self, name: str, child: Module) -> str:
         """The constructor call of a child module."""
         if child.replaced is not None and not isinstance(child.replaced, Module):
@@ -201,6 +218,8 @@ class Constructor:
         if args.get("bias") is False and layer.kind in ("ParallelLMHead",):
             args.pop("bias")
         parts = self._args(layer.kind, args)
+        if layer.kind == "FusedMoEFactory":
+            parts.append("custom_routing_function=unpack_routing")
         if layer.kind in _QUANTIZED:
             self.wants |= {"quant_config", "prefix"}
             parts.append("quant_config=quant_config")
@@ -244,7 +263,8 @@ class Constructor:
                 self.wants.add(want)
                 parts.append("config")
         for param in made.params:
-            parts.append(f"{param}={self.number(child.params[param])}")
+            value = (child.attrs if param in made.arguments else child.params)[param]
+            parts.append(f"{param}={self.number(value)}")
         for want in ("cache_config", "quant_config"):
             if want in made.wants:
                 self.wants.add(want)

@@ -29,6 +29,22 @@ def held_by_module(node: Node) -> bool:
     return node.frame is None and node.op not in ("positions", "input_ids")
 
 
+def _held_above(node: Node, frame: Frame) -> bool:
+    """Whether a stored tensor belongs to a module that holds the frame's: it is handed
+    down, as every module makes its own."""
+    stored = node.op == "parameter" or (
+        node.op == "buffer" and node.attrs.get("persistent") is True
+    )
+    if not stored or "slot" not in node.attrs:
+        return False
+    owner = frame.inst.owner
+    while owner is not None:
+        if owner is node.attrs["slot"][0]:
+            return True
+        owner = owner.owner
+    return False
+
+
 class FrameGraph:
     """The live nodes by frame, and how values cross from frame to frame."""
 
@@ -71,7 +87,9 @@ class FrameGraph:
         for node in self.order:
             if self.inside(node, frame):
                 for dep in dependencies(node):
-                    if self.inside(dep, frame) or dep in found or held_by_module(dep):
+                    if self.inside(dep, frame) or dep in found:
+                        continue
+                    if held_by_module(dep) and not _held_above(dep, frame):
                         continue
                     found.append(dep)
         found.sort(key=lambda n: (n.op != "input_ids", n.op != "positions"))

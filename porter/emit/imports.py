@@ -11,6 +11,7 @@ _VLLM = {
     ],
     "vllm.model_executor.layers.activation": ["get_act_and_mul_fn", "get_act_fn"],
     "vllm.model_executor.layers.attention": ["Attention"],
+    "vllm.model_executor.layers.fused_moe": ["FusedMoEFactory"],
     "vllm.model_executor.layers.layernorm": ["GemmaRMSNorm", "RMSNorm"],
     "vllm.model_executor.layers.linear": [
         "ColumnParallelLinear", "MergedColumnParallelLinear", "QKVParallelLinear",

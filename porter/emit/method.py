@@ -17,6 +17,7 @@ from porter.emit.printing import Printer
 _STATEMENTS = {
     "linear", "qkv", "merged_linear", "attend", "norm", "embedding", "rope", "logits",
     "gather_heads", "shard_heads", "phi", "act_and_mul", "item", "kept",
+    "fused_moe", "picked", "matrix",
 }  # fmt: skip
 _INLINE_COST = 6
 Region = tuple[tuple[int, bool], ...]
@@ -309,6 +310,8 @@ class Body:
 
     def _branch(self, phi: Node) -> None:
         cond, then, other = phi.args
+        if self._one_call(phi, then, other):
+            return
         for dep in self._hoisted(phi):
             self.prepare(dep)
         self.spans = [phi.span]
@@ -329,6 +332,28 @@ class Body:
                 self.line("else:", spans)
             self._side(phi, side, operand, name)
         self.hold(phi, name)
+
+    def _one_call(self, phi: Node, then: Node, other: Node) -> bool:
+        """Either of two modules, under one name, is given the same: one call of it."""
+        items = [self._item(n) for n in (then, other)]
+        calls = [i.call for i in items if i is not None and i.call is not None]
+        if len(calls) != 2 or any(len(c.outputs) != 1 for c in calls):
+            return False
+        free = [self.graph.free(c.frame) for c in calls]
+        names = {self.scope.module(c.frame.inst) for c in calls}
+        if len(names) != 1 or free[0] != free[1]:
+            return False
+        for dep in free[0]:
+            self.prepare(dep)
+        self.spans = [phi.span]
+        args = ", ".join(self.operand(d) for d in free[0])
+        name = self.take_name(phi)
+        self.line(f"{name} = {names.pop()}({args})", self.spans)
+        self.hold(phi, name)
+        for item in items:
+            assert item is not None
+            self.emitted.add(item.key)
+        return True
 
     def _side(self, phi: Node, side: bool, operand: Node, name: str) -> None:
         saved = (

@@ -23,6 +23,7 @@ from porter.emit.config_checks import (
     rope_check,
     sizes_check,
 )
+from porter.emit.experts import ROUTING
 from porter.emit.frames import FrameGraph
 from porter.emit.imports import import_block
 from porter.emit.method import Line
@@ -65,6 +66,8 @@ def emit(facts: Facts, header: str) -> Emitted:
     checks, functions = _config_checks(facts, ropes, position)
     layers = trunk.loop.modules.count
     checks = [each_layer(text, layers) for text in checks]
+    if "pack_routing" in classes.imports:
+        functions.append(ROUTING)
     root = CausalLMWriter(classes, trunk, plan, tied, checks)
     parts.append(root.write())
     raw = _join(functions, parts)

@@ -166,6 +166,48 @@ class Printer:
         dim = self.dim(x, node.attrs["dim"])
         return f"torch.softmax({self.operand(x, 0)}, {dim}{extra})"
 
+    def _matrix(self, node: Node) -> str:
+        self.imports.add("F")
+        args = ", ".join(self.operand(a, 0) for a in node.args)
+        return f"F.linear({args})"
+
+    def _topk(self, node: Node) -> str:
+        x, k = node.args
+        dim = self.dim(x, node.attrs["dim"])
+        extra = "" if node.attrs["largest"] else ", largest=False"
+        return (
+            f"torch.topk({self.operand(x, 0)}, {self.number(k, 0)}, dim={dim}{extra})"
+        )
+
+    def _extreme(self, node: Node) -> str:
+        x = node.args[0]
+        keep = ", keepdim=True" if node.attrs["keepdim"] else ""
+        dim = self.dim(x, node.attrs["dim"])
+        return f"torch.{node.attrs['fn']}({self.operand(x, 0)}, dim={dim}{keep})"
+
+    def _gather(self, node: Node) -> str:
+        x, index = node.args
+        dim = self.dim(x, node.attrs["dim"])
+        return f"{self.operand(x, _ATOM)}.gather({dim}, {self.operand(index, 0)})"
+
+    def _scatter(self, node: Node) -> str:
+        x, index, src = node.args
+        value = self.operand(src, 0) if isinstance(src, Node) else self.number(src, 0)
+        dim = self.dim(node, node.attrs["dim"])
+        return (
+            f"{self._full(node, x)}.scatter({dim}, {self.operand(index, 0)}, {value})"
+        )
+
+    def _full(self, node: Node, x: Node) -> str:
+        return self.operand(x, _ATOM)
+
+    def _one_hot(self, node: Node) -> str:
+        self.imports.add("F")
+        return f"F.one_hot({self.operand(node.args[0], 0)}, {self.number(node.args[1], 0)})"
+
+    def _invert(self, node: Node) -> str:
+        return f"~{self._arg(node, 0, _ATOM)}"
+
     def _slice(self, node: Node) -> str:
         x, low, high = node.args
         start = "" if constant(low) == 0 else self.number(low, 0)
@@ -218,6 +260,15 @@ class Printer:
         args = stop if start == "0" and step == "1" else f"{start}, {stop}, {step}"
         dtype = ", dtype=torch.float" if node.dtype == "float32" else ""
         return f"torch.arange({args}{dtype})"
+
+    def _fill_like(self, node: Node) -> str:
+        x, value = self.operand(node.args[0], 0), constant(node.args[1])
+        dtype = ""
+        if node.dtype not in (None, node.args[0].dtype):
+            dtype = f", dtype=torch.{node.dtype}"
+        if value in (0, 1):
+            return f"torch.{'ones' if value else 'zeros'}_like({x}{dtype})"
+        return f"torch.full_like({x}, {self.number(node.args[1], 0)}{dtype})"
 
     def _fill(self, node: Node) -> str:
         value = constant(node.args[0])

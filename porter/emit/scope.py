@@ -50,6 +50,8 @@ class ClassScope:
         self.ropes: list[Node] = []
         self.gathers: set[str] = set()
         self.logits: Node | None = None
+        self.alternatives: dict[str, Module] = {}
+        self.has_experts = any(n.op == "fused_moe" for n in graph.order)
         self.sizes = self._attention_sizes()
 
     def gap(self, node: Node, what: str, advice: str = "") -> Refused:
@@ -152,7 +154,9 @@ class ClassScope:
             names.insert(0, current.name)
             owner = current.owner
             if owner is self.inst:
-                self.children.setdefault(current.name, current)
+                known = self.children.setdefault(current.name, current)
+                if known is not current:
+                    self.alternatives[current.name] = current
             elif (
                 owner is not None and owner.leaf is None and not self._reachable(owner)
             ):
@@ -188,6 +192,11 @@ class ClassScope:
         if op in ("act", "act_and_mul"):
             name = self.activation(node, fused=op == "act_and_mul")
             return f"self.{name}({body.operand(node.args[0])})"
+        if op == "fused_moe":
+            x, weights, ids = (body.operand(a) for a in node.args)
+            self.imports.add("pack_routing")
+            layer = self.module(node.attrs["module"])
+            return f"{layer}({x}, pack_routing({weights}, {ids}))"
         if op == "attend":
             self.attends.append(node)
             return f"self.attn({', '.join(body.operand(a) for a in node.args)})"
@@ -224,7 +233,7 @@ class ClassScope:
         ):  # built from the layer's type, which a layer knows
             name = "".join(p for p in name.args if isinstance(p, str)).strip("_")
         if owner is not self.inst:
-            if node.op == "parameter":
+            if node.op == "parameter" or node.attrs.get("persistent") is True:
                 raise self.gap(node, "a parameter of another module is used here")
             if name in self.inst.attrs and self.inst.attrs[name] is not node:
                 name = f"{owner.name}_{name}"
@@ -286,18 +295,27 @@ class ClassScope:
 
     def is_grouped(self, node: Node) -> bool:
         """A node of several results, written where they are unpacked."""
-        return node.op == "rope" and len(node.args) > 2
+        return (node.op == "rope" and len(node.args) > 2) or node.op in (
+            "topk",
+            "extreme",
+        )
 
     def group(self, node: Node, body) -> tuple[str, list[Node | None]] | None:
-        if node.op != "item":
+        if node.op not in ("item", "picked"):
             return None
         parent = node.args[0]
-        count = 3 if parent.op == "qkv" else len(parent.args) - 1
+        if node.op == "picked":
+            count = 2
+        else:
+            count = 3 if parent.op == "qkv" else len(parent.args) - 1
         targets: list[Node | None] = [None] * count
         for reader in self.graph.readers.get(parent.id, []):
-            if reader.op == "item":
+            if reader.op in ("item", "picked"):
                 targets[reader.args[1]] = reader
-        if parent.op == "qkv":
+        if node.op == "picked":
+            body.emitted.add(parent.id)
+            out = body.printer().render(parent)[0]
+        elif parent.op == "qkv":
             sizes = ["self.q_size", "self.kv_size", self._v_size(parent)]
             out = f"{body.operand(parent)}.split([{', '.join(sizes)}], dim=-1)"
         else:
@@ -313,12 +331,12 @@ class ClassScope:
         return "self.kv_size" if equal else "self.v_size"
 
     def group_keys(self, node: Node) -> set[int]:
-        if node.op != "item":
+        if node.op not in ("item", "picked"):
             return set()
         parent = node.args[0]
-        keys = {parent.id} if parent.op == "rope" else set()
+        keys = {parent.id} if parent.op in ("rope", "topk", "extreme") else set()
         return keys | {
-            r.id for r in self.graph.readers.get(parent.id, []) if r.op == "item"
+            r.id for r in self.graph.readers.get(parent.id, []) if r.op == node.op
         }
 
     def returns_bias(self, node: Node) -> bool:

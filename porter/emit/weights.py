@@ -11,6 +11,7 @@ from porter.analyze.values import Choice, Module, Opaque
 from porter.emit.checkpoint_names import renamings
 from porter.emit.frames import FrameGraph
 from porter.emit.scope import ClassScope
+from porter.transforms.expert_weights import ExpertWeights
 
 
 @dataclass
@@ -26,6 +27,7 @@ class WeightPlan:
     ignored: list[str] = field(default_factory=list)
     renamed: dict[str, str] = field(default_factory=dict)
     unused: list[str] = field(default_factory=list)
+    experts: list[ExpertWeights] = field(default_factory=list)
 
 
 def plan_weights(
@@ -33,12 +35,23 @@ def plan_weights(
 ) -> WeightPlan:
     plan = WeightPlan()
     for scope in scopes:
-        for name, child in scope.children.items():
+        for name, child in [*scope.children.items(), *scope.alternatives.items()]:
             _child(plan, scope, name, child)
     _base_model_prefix(plan, facts, graph)
     _ignored(plan, facts)
-    plan.renamed = renamings(facts)
+    experts = [e for e in (_experts(n) for n in graph.order) if e is not None]
+    plan.renamed = renamings(facts, experts)
+    plan.experts = experts
+    for each in experts:
+        plan.renamed |= each.rules
     plan.unused = [_pattern(path) for path in unused_weights(facts, scopes)]
+    return plan
+
+
+def _experts(node: Node) -> ExpertWeights | None:
+    if node.op != "fused_moe":
+        return None
+    plan: ExpertWeights = node.attrs["module"].attrs["experts"]
     return plan
 
 
@@ -47,10 +60,11 @@ def unused_weights(facts: Facts, scopes: list[ClassScope]) -> list[tuple[str, ..
     live: set[int] = set()
     for scope in scopes:
         live.update(id(child) for child in scope.children.values())
+        live.update(id(child) for child in scope.alternatives.values())
         live.update(id(v) for v in scope.attrs.values())
         live.add(id(scope.inst))
     for scope in scopes:
-        for child in scope.children.values():
+        for child in [*scope.children.values(), *scope.alternatives.values()]:
             live.update(id(part) for part in child.attrs.get("parts", ()))
     holders = {id(m) for s in scopes for m in _owners(s.inst)}
     found: list[tuple[str, ...]] = []
@@ -159,6 +173,9 @@ def _on_self(sym: Sym) -> str | None:
     )
 
 
+_EXPERT_NAMES = ("gate_proj", "up_proj", "down_proj")  # as the fused experts load them
+
+
 def _narrow(scope: ClassScope, part: Module) -> str:
     """`.q_proj`, with what holds it in front where another module's name begins alike."""
     owner = part.owner
@@ -167,6 +184,7 @@ def _narrow(scope: ClassScope, part: Module) -> str:
         n for n, v in owner.attrs.items() if isinstance(v, Module) and v is not part
     ]
     clash = any(n.startswith(part.name) for n in others)
+    clash = clash or (scope.has_experts and part.name in _EXPERT_NAMES)
     return f".{owner.name}.{part.name}." if clash else f".{part.name}"
 
 

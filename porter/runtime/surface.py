@@ -21,6 +21,7 @@ from porter.runtime import (
 from porter.runtime.layers import (
     activation,
     attention,
+    fused_moe,
     layernorm,
     linear,
     logits_processor,
@@ -146,6 +147,9 @@ SURFACE: dict[str, dict[str, Any]] = {
     f"{_LAYERS}.attention": _names(attention, ("Attention",)),
     f"{_LAYERS}.attention.attention": _names(attention, ("Attention",)),
     "vllm.v1.attention.backend": _names(attention, ("AttentionType",)),
+    f"{_LAYERS}.fused_moe": _names(
+        fused_moe, ("FusedMoEFactory", "MoERunner", "RoutedExperts")
+    ),
     f"{_LAYERS}.layernorm": _names(layernorm, ("GemmaRMSNorm", "LayerNorm", "RMSNorm")),
     f"{_LAYERS}.linear": {
         **_names(linear, _LINEARS),

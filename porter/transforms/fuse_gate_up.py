@@ -52,7 +52,24 @@ class FuseGateUp(Transform):
     def _fuse(self, node: Node, gated: Node, up: Node) -> None:
         gate = gated.args[0]
         parts = [gate.attrs["module"], up.attrs["module"]]
+        fused = parts[0].replaced  # where the module is called a second time
+        if not (isinstance(fused, Module) and fused.attrs.get("parts") == parts):
+            fused = self._merged(parts)
+        merged = self.make("merged_linear", gate.args, gate, module=fused)
+        act = self.make(
+            "act_and_mul",
+            (merged,),
+            node,
+            name=_activation(gated),
+            activation=gated.attrs.get("activation"),
+        )
+        self.change(
+            node, act, "act(gate(x)) * up(x) is one matrix and one fused activation"
+        )
+
+    def _merged(self, parts: list[Module]) -> Module:
         owner = parts[0].owner
+        assert owner is not None
         name = fresh_name(owner, "gate_up_proj")
         fused = Module(None, "torch.nn.Linear", parts[0].span, owner=owner, name=name)
         fused.args = dict(parts[0].args)
@@ -67,17 +84,7 @@ class FuseGateUp(Transform):
         owner.attrs[name] = fused
         for part in parts:
             part.replaced = fused
-        merged = self.make("merged_linear", gate.args, gate, module=fused)
-        act = self.make(
-            "act_and_mul",
-            (merged,),
-            node,
-            name=_activation(gated),
-            activation=gated.attrs.get("activation"),
-        )
-        self.change(
-            node, act, "act(gate(x)) * up(x) is one matrix and one fused activation"
-        )
+        return fused
 
 
 def _activation(node: Node):

@@ -30,12 +30,13 @@ class PlaceParallel(Transform):
 
     def run(self) -> None:
         self.full: set[int] = set()  # nodes that are given all heads
+        self.inner: dict[int, str] = {}  # modules on either end of an inner width
         self.sharded: set[int] = set()  # nodes that a row-parallel layer takes sharded
         for attend in [n for n in self.nodes() if n.op == "attend"]:
             self._attention(attend)
         self.reads = self.users()
         for node in self.nodes():
-            if node.op == "linear" and node.attrs["module"].replaced is None:
+            if node.op == "linear" and self._is_inner(node):
                 self._inner(node)
         self._whole_products()
         for node in self.nodes():
@@ -215,11 +216,21 @@ class PlaceParallel(Transform):
 
     # -- inner widths
 
+    def _is_inner(self, node: Node, kind: str = "RowParallelLinear") -> bool:
+        """Whether a layer is still to be placed, or was, at another call of its module."""
+        module = node.attrs["module"]
+        return module.replaced is None or self.inner.get(id(module)) == kind
+
     def _inner(self, consumer: Node) -> None:
         """consumer is row-parallel where its input is elementwise work on columns."""
         producers: list[Node] = []
         inside: list[Node] = []
         if not self._trace(consumer.args[0], producers, inside) or not producers:
+            if id(consumer.attrs["module"]) in self.inner:
+                raise self.gap(
+                    consumer.span,
+                    "a linear layer is used in two ways that are sharded differently",
+                )
             return
         region = {n.id for n in [*producers, *inside]}
         for node in [*producers, *inside]:
@@ -233,6 +244,8 @@ class PlaceParallel(Transform):
                     "ColumnParallelLinear",
                     "what follows it is elementwise up to a linear layer",
                 )
+                self.inner[id(producer.attrs["module"])] = "ColumnParallelLinear"
+        self.inner[id(consumer.attrs["module"])] = "RowParallelLinear"
         self._place(consumer, "RowParallelLinear", "its input is sharded by columns")
         self.sharded |= region
 
@@ -255,7 +268,7 @@ class PlaceParallel(Transform):
             producers.append(node)
             return True
         if node.op == "linear":
-            if node.attrs["module"].replaced is not None:
+            if not self._is_inner(node, "ColumnParallelLinear"):
                 return False
             producers.append(node)
             return True

@@ -158,6 +158,7 @@ def _check_size(model_class: Any, config: Any) -> None:
 def _instance(model_class: Any, config: Any, seed: int) -> nn.Module:
     config.dtype = torch.float32
     config._attn_implementation = "eager"
+    config._experts_implementation = "eager"  # the file's own loop, not the library's
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return model_class(config).to(torch.float32).eval()

@@ -115,6 +115,7 @@ def load_reference(
     another shape, or has no safetensors; CannotRun where transformers fails.
     """
     config = _config(model_class, model_dir)
+    config._experts_implementation = "eager"  # the file's own loop, not the library's
     checkpoint_files(Path(model_dir), allow_pickle)  # says what is missing, if it is
     with quiet_transformers():
         try:

@@ -1,0 +1,90 @@
+"""The experts' products, grouped: each expert once, over all of its tokens.
+
+`grouped_mlp` is the reference and what a CPU runs. A GPU has one grouped GEMM for all
+experts (torch's `_grouped_mm`, bf16), on rows sorted by expert.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from porter.runtime.kernels.dispatch import Kernel
+
+Activation = Callable[[torch.Tensor], torch.Tensor]
+
+
+def sort_by_expert(
+    ids: torch.Tensor, num_experts: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(order, counts): pairs of token and slot, expert by expert, and how many each has.
+
+    ids: [tokens, k] integers; those outside [0, num_experts) come last, uncounted.
+    """
+    flat = ids.flatten().long()
+    flat = torch.where((flat < 0) | (flat >= num_experts), num_experts, flat)
+    order = torch.argsort(flat, stable=True)
+    return order, torch.bincount(flat, minlength=num_experts + 1)[:num_experts]
+
+
+@Kernel
+def grouped_mlp(
+    x: torch.Tensor,
+    weights: torch.Tensor,
+    ids: torch.Tensor,
+    w13: torch.Tensor,
+    w2: torch.Tensor,
+    b13: torch.Tensor | None,
+    b2: torch.Tensor | None,
+    activation: Activation,
+) -> torch.Tensor:
+    """sum over k of weights * (activation(x w13^T + b13) w2^T + b2), [tokens, hidden].
+
+    x: [tokens, hidden]; weights, ids: [tokens, k], ids into the experts here, others
+    count for nothing; w13: [experts, 2 * width, hidden]; w2: [experts, hidden, width].
+    """
+    num_experts, top_k = w13.shape[0], ids.shape[1]
+    order, counts = sort_by_expert(ids, num_experts)
+    out = torch.zeros_like(x)
+    start = 0
+    for expert, count in enumerate(counts.tolist()):
+        if not count:
+            continue
+        pairs = order[start : start + count]
+        start += count
+        token = pairs // top_k
+        rows = x if count == x.shape[0] == 1 else x[token]
+        bias = None if b13 is None else b13[expert]
+        hidden = activation(F.linear(rows, w13[expert], bias))
+        made = F.linear(hidden, w2[expert], None if b2 is None else b2[expert])
+        made = made * weights.flatten()[pairs, None].to(made.dtype)
+        out.index_add_(0, token, made)
+    return out
+
+
+@grouped_mlp.register("cuda")
+def grouped_mlp_cuda(
+    x: torch.Tensor,
+    weights: torch.Tensor,
+    ids: torch.Tensor,
+    w13: torch.Tensor,
+    w2: torch.Tensor,
+    b13: torch.Tensor | None,
+    b2: torch.Tensor | None,
+    activation: Activation,
+) -> torch.Tensor:
+    """As the reference; bf16 without biases goes through torch's grouped GEMM."""
+    grouped = getattr(torch, "_grouped_mm", None)
+    aligned = x.shape[1] % 16 == 0 == w2.shape[2] % 16
+    if grouped is None or x.dtype != torch.bfloat16 or b13 is not None or not aligned:
+        return grouped_mlp.reference(x, weights, ids, w13, w2, b13, b2, activation)
+    num_experts, top_k = w13.shape[0], ids.shape[1]
+    order, counts = sort_by_expert(ids, num_experts)
+    ends = counts.cumsum(0).to(torch.int32)
+    token = order // top_k
+    hidden = activation(grouped(x[token], w13.transpose(1, 2), offs=ends))
+    made = grouped(hidden, w2.transpose(1, 2), offs=ends)
+    inside = torch.arange(order.numel(), device=x.device) < ends[-1]
+    scale = weights.flatten()[order, None].to(made.dtype)
+    made = torch.where(inside[:, None], made * scale, 0)  # rows beyond hold anything
+    return torch.zeros_like(x).index_add_(0, token, made)
