@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from porter.runtime.kernels.dispatch import Kernel
+from porter.runtime.kernels.dispatch import gpu_version
 
 Activation = Callable[[torch.Tensor], torch.Tensor]
 
@@ -27,7 +27,7 @@ def sort_by_expert(
     return order, torch.bincount(flat, minlength=num_experts + 1)[:num_experts]
 
 
-@Kernel
+@gpu_version("grouped_experts:grouped_mlp")
 def grouped_mlp(
     x: torch.Tensor,
     weights: torch.Tensor,
@@ -60,31 +60,3 @@ def grouped_mlp(
         made = made * weights.flatten()[pairs, None].to(made.dtype)
         out.index_add_(0, token, made)
     return out
-
-
-@grouped_mlp.register("cuda")
-def grouped_mlp_cuda(
-    x: torch.Tensor,
-    weights: torch.Tensor,
-    ids: torch.Tensor,
-    w13: torch.Tensor,
-    w2: torch.Tensor,
-    b13: torch.Tensor | None,
-    b2: torch.Tensor | None,
-    activation: Activation,
-) -> torch.Tensor:
-    """As the reference; bf16 without biases goes through torch's grouped GEMM."""
-    grouped = getattr(torch, "_grouped_mm", None)
-    aligned = x.shape[1] % 16 == 0 == w2.shape[2] % 16
-    if grouped is None or x.dtype != torch.bfloat16 or b13 is not None or not aligned:
-        return grouped_mlp.reference(x, weights, ids, w13, w2, b13, b2, activation)
-    num_experts, top_k = w13.shape[0], ids.shape[1]
-    order, counts = sort_by_expert(ids, num_experts)
-    ends = counts.cumsum(0).to(torch.int32)
-    token = order // top_k
-    hidden = activation(grouped(x[token], w13.transpose(1, 2), offs=ends))
-    made = grouped(hidden, w2.transpose(1, 2), offs=ends)
-    inside = torch.arange(order.numel(), device=x.device) < ends[-1]
-    scale = weights.flatten()[order, None].to(made.dtype)
-    made = torch.where(inside[:, None], made * scale, 0)  # rows beyond hold anything
-    return torch.zeros_like(x).index_add_(0, token, made)
