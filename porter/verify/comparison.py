@@ -138,13 +138,22 @@ def logprobs_diff(reference: Trace, port: Trace) -> float:
     """Largest difference of the reference tokens' log probabilities, in nats.
 
     Up to the first different token: what is decoded after it has another prefix.
-    Infinite where the port doesn't report the token at all.
+    Infinite where one of the two doesn't report the token at all.
     """
     end = first_difference(reference, port)
     shared = min(len(reference.tokens), len(port.tokens))
     differences = [0.0]
     for step in range(shared if end is None else min(end + 1, shared)):
         token = reference.tokens[step]
-        theirs = port.logprobs[step].get(token, math.inf)
-        differences.append(abs(reference.logprobs[step][token] - theirs))
+        ours = _logprob(reference, step, token)
+        differences.append(abs(ours - _logprob(port, step, token)))
     return worst(differences)
+
+
+def _logprob(trace: Trace, step: int, token: int) -> float:
+    """In nats; of equal logits (at a soft cap, say) the likeliest few may lack it."""
+    if token in trace.logprobs[step]:
+        return trace.logprobs[step][token]
+    if trace.steps is not None:
+        return float(torch.log_softmax(trace.steps[step], dim=-1)[token])
+    return math.inf

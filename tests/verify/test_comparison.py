@@ -99,3 +99,15 @@ def test_logprobs_diff_stops_where_the_prefixes_part() -> None:
     reference = trace([ROW, ROW, ROW])
     parted = trace([ROW, ROW, [x * 3 for x in ROW]], tokens=[6, 5, 6])
     assert logprobs_diff(reference, parted) < 1e-6
+
+
+def test_the_chosen_token_of_equal_logits_may_be_outside_the_top() -> None:
+    """At a soft cap all logits are equal: argmax and topk break the tie differently."""
+    flat = trace([[1.0] * 8])
+    chosen = next(t for t in range(8) if t not in flat.logprobs[0])
+    reference = Trace(**{**vars(flat), "tokens": [chosen]})
+    reported = {**flat.logprobs[0], chosen: -math.log(8)}
+    port = Trace(**{**vars(reference), "logprobs": [reported], "steps": None})
+    assert logprobs_diff(reference, port) < 1e-6
+    blind = Trace(**{**vars(reference), "steps": None})
+    assert not logprobs_diff(blind, blind) < 1e-6
