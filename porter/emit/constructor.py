@@ -304,6 +304,10 @@ class Constructor:
         table = node.attrs["table"]
         self.imports.add("get_rope")
         self.wants.add("config")
+        if "rotary_emb" in self.scope.children:
+            raise self.scope.gap(
+                node, "a module of the source's is called as the port's own rope is"
+            )
         parts = [self.number(node.attrs["head_size"])]
         parts.append(f"max_position={self.number(self.classes.max_position)}")
         if table.pairing == "pairs":

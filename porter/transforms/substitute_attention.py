@@ -15,7 +15,7 @@ from typing import Any
 
 from porter.analyze.graph import Factor, Node, axis_size, has_role
 from porter.analyze.paths import Unproved
-from porter.analyze.symbols import Sym, arith, constant, same, unwrap
+from porter.analyze.symbols import Sym, arith, constant, poly, same, unwrap
 from porter.transforms.base import Transform
 from porter.transforms.causal_masks import prove_causal
 from porter.transforms.matching import is_op, scaled, strip_casts
@@ -83,6 +83,12 @@ class SubstituteAttention(Transform):
                     "attention whose operands aren't [batch, heads, seq, dim]",
                 )
         scale, query = self._fold_query_scale(scores.scale, query)
+        if not _may_be_positive(scale):
+            raise self.gap(
+                node.span,
+                "attention scores are scaled by a number that isn't positive",
+                "attention kernels mask before they scale; negate the queries instead",
+            )
         attend = self.make(
             "attend",
             (query, key_states, value_states),
@@ -237,6 +243,12 @@ def _times(a, b):
 def _is_positive(value) -> bool:
     number = constant(value)
     return number is not None and number > 0
+
+
+def _may_be_positive(scale) -> bool:
+    """False for a factor that is 0 or less for all sizes, which are positive."""
+    terms = poly(scale)
+    return any(coefficient > 0 for coefficient in terms.values())
 
 
 def _either(cond, a, b):
