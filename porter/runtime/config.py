@@ -98,6 +98,7 @@ class VllmConfig:
     device_config: DeviceConfig = field(default_factory=DeviceConfig)
     load_config: LoadConfig = field(default_factory=LoadConfig)
     compilation_config: CompilationConfig = field(default_factory=CompilationConfig)
+    use_cuda_graphs: bool = True
     quant_config: Any = None
     lora_config: LoRAConfig | None = None
     speculative_config: Any = None

@@ -1,23 +1,44 @@
-"""Ties scheduler, ranks and sampler together."""
+"""Ties scheduler, ranks and sampler together.
 
+On a GPU the next step is decided and sent off while the one before it runs: what the
+host does then costs no time. The tokens of a step stay on the GPU for the next one and
+come to the host meanwhile. A request that stops on a token is found out a step late;
+what that step chose for it is dropped.
+"""
+
+from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from porter.gap import CannotRun
+from porter.runtime.block_pool import CachingBlockPool
 from porter.runtime.config import VllmConfig
 from porter.runtime.distributed import Groups
-from porter.runtime.kv_cache import choose_num_blocks
-from porter.runtime.model_runner import ModelRunner, StepInput
+from porter.runtime.model_runner import ModelRunner
 from porter.runtime.request import Request, RequestOutput, SamplingParams
-from porter.runtime.sampler import sample
+from porter.runtime.sampler import Chosen, choose
 from porter.runtime.scheduler import ScheduledRequest, Scheduler
+from porter.runtime.step import StepInput
 from porter.runtime.worker import WorkerGroup
 
 
+@dataclass(frozen=True)
+class _Launched:
+    """A step under way: the tokens it chooses, and for which requests."""
+
+    requests: list[Request]
+    chosen: Chosen
+
+
 class Engine:
-    """The first rank with its model, and the other ranks behind it."""
+    """The first rank with its model, and the other ranks behind it.
+
+    num_blocks: of the cache, by default what the memory allows. overlap: decide a step
+    while the one before runs; by default on a GPU of one rank.
+    """
 
     def __init__(
         self,
@@ -26,6 +47,7 @@ class Engine:
         config_options: dict[str, Any],
         *,
         num_blocks: int | None,
+        overlap: bool | None = None,
         **runner_options: Any,
     ) -> None:
         self.vllm_config = vllm_config
@@ -43,6 +65,10 @@ class Engine:
                 runner_options,
             )
             groups = self._workers.groups
+        if overlap is None:
+            on_gpu = vllm_config.device_config.device.type == "cuda"
+            overlap = on_gpu and parallel.world_size == 1
+        self._steps_ahead = int(overlap)
         try:
             self.runner = ModelRunner(
                 port, vllm_config, groups=groups, **runner_options
@@ -50,13 +76,18 @@ class Engine:
             self.weight_report = self.runner.weight_report
             for report in self._workers.reports() if self._workers else ():
                 self.weight_report = self.weight_report.merged(report)
-            self.num_blocks = choose_num_blocks(vllm_config, num_blocks)
+            self.num_blocks = self.runner.choose_num_blocks(num_blocks)
             self.runner.bind_caches(self.num_blocks)
             if self._workers:
                 self._workers.tell("caches", self.num_blocks)
+            else:
+                self.runner.capture_graphs()
         except BaseException:
             self.shutdown()
             raise
+        self._pool: CachingBlockPool | None = None
+        if vllm_config.cache_config.enable_prefix_caching:
+            self._pool = CachingBlockPool(self.num_blocks)
 
     def generate(
         self, prompts: list[list[int]], params: list[SamplingParams]
@@ -80,48 +111,68 @@ class Engine:
         return [torch.cat(request.prompt_logits) for request in requests]
 
     def _run(self, requests: list[Request], budget: int | None = None) -> None:
-        scheduler = Scheduler(self.vllm_config, self.num_blocks)
+        scheduler = Scheduler(self.vllm_config, self.num_blocks, self._pool)
         if budget is not None:
             scheduler.max_num_batched_tokens = budget
         for request in requests:
             scheduler.add(request)
-        while scheduler.has_work:
-            self._step(scheduler)
+        under_way: deque[_Launched] = deque()
+        try:
+            while scheduler.has_work:
+                scheduled = scheduler.schedule()
+                if scheduled:
+                    under_way.append(self._launch(scheduler, scheduled))
+                ahead = self._steps_ahead if scheduled else 0
+                while len(under_way) > ahead:
+                    self._collect(scheduler, under_way.popleft())
+        except BaseException:
+            scheduler.abort()
+            raise
 
-    def _step(self, scheduler: Scheduler) -> None:
-        scheduled = scheduler.schedule()
+    def _launch(
+        self, scheduler: Scheduler, scheduled: list[ScheduledRequest]
+    ) -> _Launched:
         logits = self._forward(_step_input(scheduled))
-        sampled: list[tuple[int, Request]] = []
+        rows: list[int] = []
+        requests: list[Request] = []
         row = 0
         for item in scheduled:
             request, completes = item.request, item.completes
-            rows = _logit_count(item)
+            count = _logit_count(item)
             if request.wants_prompt_logits:
-                request.prompt_logits.append(logits[row : row + rows].float().cpu())
+                request.prompt_logits.append(logits[row : row + count].float().cpu())
             elif completes:
-                sampled.append((row, request))
-            row += rows
+                rows.append(row)
+                requests.append(request)
+            row += count
             request.num_computed += item.num_tokens
+            scheduler.remember(request)
             if completes and request.wants_prompt_logits:
                 scheduler.finish(request)
-        self._sample(scheduler, logits, sampled)
+        if len(rows) < len(logits):
+            logits = logits[rows]
+        chosen = choose(logits, requests)
+        self.runner.keep_tokens(chosen.tokens)
+        for row, request in enumerate(requests):
+            request.num_pending += 1
+            request.last_row = row
+        return _Launched(requests, chosen)
 
-    def _sample(
-        self,
-        scheduler: Scheduler,
-        logits: torch.Tensor,
-        sampled: list[tuple[int, Request]],
-    ) -> None:
-        if not sampled:
-            return
-        requests = [request for _, request in sampled]
-        tokens = sample(logits[[row for row, _ in sampled]], requests)
-        for request, token in zip(requests, tokens, strict=True):
+    def _collect(self, scheduler: Scheduler, step: _Launched) -> None:
+        tokens, logprobs = step.chosen.to_host()
+        for i, (request, token) in enumerate(zip(step.requests, tokens, strict=True)):
+            if request.finished:  # its stop was found out after this step began
+                continue
+            request.num_pending -= 1
             request.token_ids.append(token)
+            if request.params.logprobs is not None:
+                request.logprobs.append(logprobs[i])
             params = request.params
             stops = not params.ignore_eos and token in params.stop_token_ids
             if stops or len(request.token_ids) == params.max_tokens:
                 scheduler.finish(request)
+            else:
+                scheduler.remember(request)
 
     def _forward(self, step: StepInput) -> torch.Tensor:
         if self._workers is None:
@@ -164,16 +215,19 @@ def _logit_count(item: ScheduledRequest) -> int:
 
 
 def _step_input(scheduled: list[ScheduledRequest]) -> StepInput:
-    step = StepInput([], [], [], [], [], [])
+    step = StepInput([], [], [], [], [], [], [])
     for item in scheduled:
         request = item.request
         start, end = request.num_computed, request.num_computed + item.num_tokens
         first_row = len(step.token_ids)
-        step.token_ids.extend(request.all_ids[start:end])
+        step.token_ids.extend(request.ids(start, end))
+        if end > request.num_known:  # its last token is on the device only
+            step.from_last.append((len(step.token_ids), request.last_row))
+            step.token_ids.append(0)
         step.positions.extend(range(start, end))
         step.query_lens.append(item.num_tokens)
         step.seq_lens.append(end)
-        step.blocks.append(list(request.blocks))
+        step.blocks.append(request.blocks)
         wanted = _logit_count(item)
         rows = range(first_row + item.num_tokens - wanted, first_row + item.num_tokens)
         step.logit_rows.extend(rows)

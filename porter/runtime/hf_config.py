@@ -134,6 +134,7 @@ def make_vllm_config(
     max_num_seqs: int,
     block_size: int,
     max_model_len: int | None,
+    enable_prefix_caching: bool,
     trust_remote_code: bool,
     allow_pickle: bool,
 ) -> VllmConfig:
@@ -161,7 +162,11 @@ def make_vllm_config(
     _untie_if_stored(model_config, model_dir, allow_pickle)
     return VllmConfig(
         model_config,
-        CacheConfig(block_size, sliding_window=_model_window(config)),
+        CacheConfig(
+            block_size,
+            sliding_window=_model_window(config),
+            enable_prefix_caching=enable_prefix_caching,
+        ),
         ParallelConfig(tensor_parallel_size, pipeline_parallel_size),
         SchedulerConfig(max_num_batched_tokens, max_num_seqs),
         DeviceConfig(device),

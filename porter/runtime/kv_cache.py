@@ -14,8 +14,8 @@ from porter.runtime.layers.attention import Attention
 
 # Bytes of cache on a CPU unless the number of blocks is given.
 _CPU_CACHE_BYTES = 1 << 30
-# Share of a GPU's free memory.
-_GPU_CACHE_SHARE = 0.8
+# Left free on a GPU: captured graphs, libraries, and what fragments.
+_GPU_MARGIN = 2 << 30
 
 
 class BlockPool:
@@ -91,7 +91,7 @@ def bind_caches(vllm_config: VllmConfig, num_blocks: int) -> None:
     for layer in attention_layers(vllm_config).values():
         shape = (num_blocks, block_size, layer.num_kv_heads)
         key, value = (
-            torch.zeros(*shape, size, dtype=layer.dtype, device=device)
+            _new_cache((*shape, size), layer.dtype, device)
             for size in (layer.head_size, layer.head_size_v)
         )
         layer.bind_kv_cache(key, value)
@@ -101,10 +101,29 @@ def bind_caches(vllm_config: VllmConfig, num_blocks: int) -> None:
             layer.bind_kv_cache(target.key_cache, target.value_cache)
 
 
-def choose_num_blocks(vllm_config: VllmConfig, asked: int | None) -> int:
+def _new_cache(
+    shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    """[num_blocks, block_size, num_kv_heads, size]. On a GPU a block's slots of one
+    head lie together, as one program reads them."""
+    if device.type == "cpu":
+        return torch.zeros(shape, dtype=dtype)
+    blocks, slots, heads, size = shape
+    cache = torch.zeros(blocks, heads, slots, size, dtype=dtype, device=device)
+    return cache.transpose(1, 2)
+
+
+def unbind_caches(vllm_config: VllmConfig) -> None:
+    """Give the caches' memory back."""
+    for layer in vllm_config.compilation_config.static_forward_context.values():
+        layer.key_cache = layer.value_cache = torch.tensor([])
+
+
+def choose_num_blocks(vllm_config: VllmConfig, asked: int | None, peak: int = 0) -> int:
     """Blocks for all sequences at full length, or what the memory allows.
 
-    Raises UsageError when the asked number holds not even one token.
+    peak: bytes that a step takes besides, on a GPU. Raises UsageError when the asked
+    number holds not even one token.
     """
     if asked is not None:
         if asked < 1:
@@ -116,7 +135,7 @@ def choose_num_blocks(vllm_config: VllmConfig, asked: int | None) -> int:
     device = vllm_config.device_config.device
     budget = _CPU_CACHE_BYTES
     if device.type == "cuda":
-        budget = int(torch.cuda.mem_get_info(device)[0] * _GPU_CACHE_SHARE)
+        budget = max(0, torch.cuda.mem_get_info(device)[0] - peak - _GPU_MARGIN)
     per_block = sum(
         block_size
         * layer.num_kv_heads

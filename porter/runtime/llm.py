@@ -45,7 +45,11 @@ class LLM:
     architecture: the model class, when the port has several and the config none.
     num_blocks: of the cache; by default what the memory allows. strict: UsageError
     on unused or missing weights, which otherwise only `weight_report` tells.
-    device: "cpu" or "cuda", by default a GPU where there is one.
+    device: "cpu" or "cuda", by default a GPU where there is one. The sizes of batches
+    and of cache blocks fit the device unless given. enable_prefix_caching: sequences
+    with the same beginning share its blocks, across calls too. cuda_graphs: capture
+    decode steps, on a GPU of one rank. overlap: decide a step while the one before it
+    runs, which is what a GPU gets unless given.
 
     Raises UsageError on a mistake of the caller, CannotRun on what the bundled
     runtime lacks. Ranks beyond the first are processes of their own; `shutdown`, or
@@ -59,9 +63,9 @@ class LLM:
         dtype: str = "float32",
         tensor_parallel_size: int = 1,
         pipeline_parallel_size: int = 1,
-        max_num_batched_tokens: int = 2048,
-        max_num_seqs: int = 64,
-        block_size: int = 16,
+        max_num_batched_tokens: int | None = None,
+        max_num_seqs: int | None = None,
+        block_size: int | None = None,
         num_blocks: int | None = None,
         trust_remote_code: bool = False,
         allow_pickle: bool = False,
@@ -69,7 +73,15 @@ class LLM:
         max_model_len: int | None = None,
         strict: bool = True,
         device: str | None = None,
+        enable_prefix_caching: bool = False,
+        cuda_graphs: bool = True,
+        overlap: bool | None = None,
     ) -> None:
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        tokens, seqs, size = _DEFAULT_SIZES[device.partition(":")[0] == "cuda"]
+        max_num_batched_tokens = _given(max_num_batched_tokens, tokens)
+        max_num_seqs = _given(max_num_seqs, seqs)
+        block_size = _given(block_size, size)
         _check_sizes(
             tensor_parallel_size=tensor_parallel_size,
             pipeline_parallel_size=pipeline_parallel_size,
@@ -87,18 +99,20 @@ class LLM:
             "max_num_seqs": max_num_seqs,
             "block_size": block_size,
             "max_model_len": max_model_len,
+            "enable_prefix_caching": enable_prefix_caching,
             "trust_remote_code": trust_remote_code,
             "allow_pickle": allow_pickle,
         }
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         vllm_config = make_vllm_config(
             Path(model_dir), device=torch.device(device), **config_options
         )
+        vllm_config.use_cuda_graphs = cuda_graphs
         self._engine = Engine(
             port,
             vllm_config,
             config_options,
             num_blocks=num_blocks,
+            overlap=overlap,
             architecture=architecture,
             allow_pickle=allow_pickle,
             strict=strict,
@@ -211,6 +225,14 @@ def _torch_dtype(name: str) -> torch.dtype:
     if name not in names:
         raise UsageError(f"dtype {name!r} is none of {', '.join(names)}")
     return getattr(torch, name)
+
+
+# max_num_batched_tokens, max_num_seqs, block_size: on a CPU, on a GPU.
+_DEFAULT_SIZES = ((2048, 64, 16), (16384, 256, 64))
+
+
+def _given(value: int | None, default: int) -> int:
+    return default if value is None else value
 
 
 def _check_sizes(**sizes: int) -> None:

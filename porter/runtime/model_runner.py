@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +12,16 @@ from torch import nn
 from porter.gap import CannotRun, UsageError
 from porter.runtime.accounting import WeightReport
 from porter.runtime.config import VllmConfig, set_current_vllm_config
+from porter.runtime.decode_graphs import DecodeGraphs
+from porter.runtime.device_batch import BlockTables, make_device_batch
 from porter.runtime.distributed import Groups, use_groups
 from porter.runtime.forward_context import AttentionMetadata, set_forward_context
-from porter.runtime.kv_cache import bind_caches
+from porter.runtime.kv_cache import bind_caches, choose_num_blocks, unbind_caches
 from porter.runtime.layers.rotary_embedding import RotaryEmbedding, forget_ropes
 from porter.runtime.loader import load_weights, retie_word_embeddings
 from porter.runtime.port import find_architecture, line_in_file, load_port
 from porter.runtime.sequence import IntermediateTensors
-
-
-@dataclass(frozen=True)
-class StepInput:
-    """The batch of one step as plain lists, so that it travels between processes.
-
-    token_ids, positions: of all tokens. query_lens, seq_lens: of each sequence, its
-    tokens in this step and in the cache after it. blocks: of each sequence.
-    logit_rows: tokens whose logits are wanted.
-    """
-
-    token_ids: list[int]
-    positions: list[int]
-    query_lens: list[int]
-    seq_lens: list[int]
-    blocks: list[list[int]]
-    logit_rows: list[int] = field(default_factory=list)
+from porter.runtime.step import StepInput
 
 
 class ModelRunner:
@@ -59,6 +44,11 @@ class ModelRunner:
         self.device = vllm_config.device_config.device
         self.dtype = vllm_config.model_config.dtype
         self.block_size = vllm_config.cache_config.block_size
+        self._max_num_seqs = vllm_config.scheduler_config.max_num_seqs
+        self.graphs: DecodeGraphs | None = None
+        self.last_tokens = torch.zeros(
+            self._max_num_seqs, dtype=torch.int64, device=self.device
+        )
         with use_groups(groups):
             self.model: Any = self._build(port, architecture)
             self.weight_report: WeightReport = load_weights(
@@ -106,29 +96,109 @@ class ModelRunner:
                 rows = len(module.cos_sin_cache)
                 model_config.max_model_len = min(model_config.max_model_len, rows)
 
+    def choose_num_blocks(self, asked: int | None) -> int:
+        """Blocks for all sequences at full length, or what the memory allows."""
+        peak = 0
+        if asked is None and self.device.type == "cuda":
+            peak = self._measure_peak()
+        return choose_num_blocks(self.vllm_config, asked, peak)
+
     def bind_caches(self, num_blocks: int) -> None:
         bind_caches(self.vllm_config, num_blocks)
+        width = -(-self.vllm_config.model_config.max_model_len // self.block_size)
+        self._tables = BlockTables(self._max_num_seqs, width)
+
+    def capture_graphs(self) -> None:
+        """Make decode steps single launches, on a GPU of one rank."""
+        if self.device.type != "cuda" or not self.vllm_config.use_cuda_graphs:
+            return
+        self.graphs = DecodeGraphs(
+            self._logits_of_all, self._tables, self.block_size, self.last_tokens
+        )
+        self.graphs.capture(self._max_num_seqs)
+
+    @torch.inference_mode()
+    def _measure_peak(self) -> int:
+        """Bytes that the largest step takes besides weights and cache."""
+        scheduler = self.vllm_config.scheduler_config
+        tokens = scheduler.max_num_batched_tokens
+        longest = min(tokens, self.vllm_config.model_config.max_model_len)
+        lens = [longest] * (tokens // longest)
+        blocks = -(-longest // self.block_size)
+        self.bind_caches(blocks)
+        torch.cuda.synchronize(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        shared = list(range(blocks))  # nobody reads what this step computes
+        self.run(
+            StepInput(
+                [0] * sum(lens),
+                [i for n in lens for i in range(n)],
+                lens,
+                lens,
+                [shared] * len(lens),
+                list(range(min(sum(lens), self._max_num_seqs))),
+            )
+        )
+        torch.cuda.synchronize(self.device)
+        peak = torch.cuda.max_memory_allocated(self.device) - before
+        unbind_caches(self.vllm_config)
+        torch.cuda.empty_cache()
+        return peak
+
+    def keep_tokens(self, tokens: torch.Tensor) -> None:
+        """What the step has chosen, for the next one to begin with."""
+        self.last_tokens[: len(tokens)].copy_(tokens)
 
     @torch.inference_mode()
     def run(self, step: StepInput) -> torch.Tensor | None:
-        """Logits [len(logit_rows), vocab_size] on the last stage, None on others."""
-        input_ids = torch.tensor(step.token_ids, device=self.device)
-        positions = torch.tensor(step.positions, device=self.device)
+        """Logits [len(logit_rows), vocab_size] on the last stage, None on others.
+
+        After a captured step those of all sequences that the step completes or not:
+        every sequence of a decode wants its own.
+        """
+        if self.graphs is not None and self.graphs.fits(step):
+            logits = self.graphs.run(step)
+            if len(step.logit_rows) < len(logits):
+                logits = logits[step.logit_rows]
+            return logits
+        token_ids, positions, logit_rows, metadata = self._batch(step)
         pipeline = self.groups.pp
         received = None
         if not pipeline.is_first_rank:
             received = self._receive(len(step.token_ids))
-        metadata = self._attention_metadata(step)
         with self._port_at_work(), set_forward_context(metadata):
-            hidden = self.model(input_ids, positions, received)
+            hidden = self.model(token_ids, positions, received)
             if pipeline.is_last_rank:
-                rows = torch.tensor(
-                    step.logit_rows, dtype=torch.long, device=self.device
-                )
-                return self.model.compute_logits(hidden.index_select(0, rows))
+                return self.model.compute_logits(hidden.index_select(0, logit_rows))
         for _, tensor in hidden.items():
             dist.send(tensor.contiguous(), pipeline.next_rank)
         return None
+
+    @torch.inference_mode()
+    def _logits_of_all(
+        self,
+        token_ids: torch.Tensor,
+        positions: torch.Tensor,
+        metadata: AttentionMetadata,
+    ) -> torch.Tensor:
+        with self._port_at_work(), set_forward_context(metadata):
+            return self.model.compute_logits(self.model(token_ids, positions, None))
+
+    def _batch(
+        self, step: StepInput
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, AttentionMetadata]:
+        if self.device.type == "cuda":
+            batch = make_device_batch(
+                step, self._tables, self.block_size, self.last_tokens, self.device
+            )
+            return batch.token_ids, batch.positions, batch.logit_rows, batch.metadata
+        token_ids = torch.tensor(step.token_ids)
+        for place, row in step.from_last:
+            token_ids[place] = self.last_tokens[row]
+        rows = torch.tensor(step.logit_rows, dtype=torch.long)
+        positions = torch.tensor(step.positions)
+        return token_ids, positions, rows, self._attention_metadata(step)
 
     @contextmanager
     def _port_at_work(self) -> Iterator[None]:

@@ -59,7 +59,10 @@ class Request:
     """A request in the engine.
 
     num_computed: tokens whose keys are in the cache. blocks: the cache blocks, in
-    order. prompt_logits: parts of the logits of the prompt, when they are wanted.
+    order. block_hashes: of the leading full blocks, of which the pool knows
+    num_remembered. prompt_logits: parts of the logits
+    of the prompt, when they are wanted. num_pending: tokens that are chosen
+    but not yet known here; last_row: which of the last step's tokens that is.
     """
 
     prompt: list[int]
@@ -68,19 +71,38 @@ class Request:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[dict[int, float]] = field(default_factory=list)
     num_computed: int = 0
+    num_pending: int = 0
+    last_row: int = -1
     blocks: list[int] = field(default_factory=list)
+    block_hashes: list[bytes] = field(default_factory=list)
+    num_remembered: int = 0
     prompt_logits: list[torch.Tensor] = field(default_factory=list)
     generator: torch.Generator | None = None
+    drawn_seed: int | None = None
     preemptions: int = 0
     finished: bool = False
 
+    def ids(self, start: int, end: int) -> list[int]:
+        """The known tokens from start to end."""
+        first = len(self.prompt)
+        if start >= first:
+            return self.token_ids[start - first : end - first]
+        return self.prompt[start:end] + self.token_ids[: max(0, end - first)]
+
     @property
-    def all_ids(self) -> list[int]:
-        return self.prompt + self.token_ids
+    def num_known(self) -> int:
+        return len(self.prompt) + len(self.token_ids)
 
     @property
     def num_tokens(self) -> int:
-        return len(self.prompt) + len(self.token_ids)
+        return len(self.prompt) + len(self.token_ids) + self.num_pending
+
+    @property
+    def all_chosen(self) -> bool:
+        """Whether no token is left to choose, though the last may not be known."""
+        if self.wants_prompt_logits:
+            return False
+        return len(self.token_ids) + self.num_pending >= self.params.max_tokens
 
     @property
     def max_tokens_in_cache(self) -> int:

@@ -3,12 +3,16 @@
 Every step takes as many tokens as the budget allows, running requests first. A
 request that finds no free block puts back the request that came last, whose tokens
 are computed again later.
+
+A step can be decided while the one before it still runs: its requests then have a
+token whose place is known and whose value isn't.
 """
 
 from collections import deque
 from dataclasses import dataclass
 
 from porter.gap import UsageError
+from porter.runtime.block_pool import CachingBlockPool, block_hash
 from porter.runtime.config import VllmConfig
 from porter.runtime.kv_cache import BlockPool
 from porter.runtime.request import Request
@@ -29,7 +33,14 @@ class ScheduledRequest:
 
 
 class Scheduler:
-    def __init__(self, vllm_config: VllmConfig, num_blocks: int) -> None:
+    """pool: where blocks come from; by default one of its own, that shares none."""
+
+    def __init__(
+        self,
+        vllm_config: VllmConfig,
+        num_blocks: int,
+        pool: BlockPool | CachingBlockPool | None = None,
+    ) -> None:
         self.max_num_batched_tokens = (
             vllm_config.scheduler_config.max_num_batched_tokens
         )
@@ -37,10 +48,10 @@ class Scheduler:
         self.max_model_len = vllm_config.model_config.max_model_len
         self.vocab_size = vllm_config.model_config.hf_text_config.vocab_size
         self.block_size = vllm_config.cache_config.block_size
-        self.pool = BlockPool(num_blocks)
+        self.pool = BlockPool(num_blocks) if pool is None else pool
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
-        self._put_back_now = False
+        self._put_back_now: set[Request] = set()
 
     def add(self, request: Request) -> None:
         """Queue a request; UsageError when it could never run."""
@@ -76,7 +87,7 @@ class Scheduler:
         for request in list(self.running):
             if budget == 0:
                 break
-            if request not in self.running:  # put back for one before it
+            if request in self._put_back_now or request.all_chosen:
                 continue
             count = min(request.num_tokens - request.num_computed, budget)
             if self._make_room(request, count):
@@ -84,17 +95,20 @@ class Scheduler:
                 budget -= count
         if self._put_back_now:
             # Whoever comes in now would be the next to be put back.
-            self._put_back_now = False
+            put_back, self._put_back_now = self._put_back_now, set()
             budget = 0
-            chosen = [item for item in chosen if item.request in self.running]
+            chosen = [item for item in chosen if item.request not in put_back]
         while self.waiting and budget and len(self.running) < self.max_num_seqs:
             request = self.waiting[0]
-            count = min(request.num_tokens, budget)
-            if self._blocks_for(count) > self.pool.num_free:
+            self._share_blocks(request)
+            count = min(request.num_tokens - request.num_computed, budget)
+            end = request.num_computed + count
+            if self._blocks_for(end) - len(request.blocks) > self.pool.num_free:
+                self._release(request)
                 break
             self.waiting.popleft()
             self.running.append(request)
-            self._extend(request, count)
+            self._extend(request, end)
             chosen.append(ScheduledRequest(request, count))
             budget -= count
         return sorted(chosen, key=lambda item: item.num_tokens > 1)
@@ -102,8 +116,23 @@ class Scheduler:
     def finish(self, request: Request) -> None:
         """The request is done; its blocks are free."""
         request.finished = True
-        self.running.remove(request)
+        if request in self.running:
+            self.running.remove(request)
+        else:  # put back while its last token was on its way
+            self.waiting.remove(request)
         self._release(request)
+
+    def remember(self, request: Request) -> None:
+        """Make the request's full blocks known, for others with the same beginning."""
+        pool, size = self.pool, self.block_size
+        if not isinstance(pool, CachingBlockPool) or request.finished:
+            return
+        full = min(request.num_computed, request.num_known) // size
+        for i in range(len(request.block_hashes), full):
+            self._hash_block(request, i)
+        for i in range(request.num_remembered, full):
+            pool.remember(request.blocks[i], request.block_hashes[i])
+        request.num_remembered = max(request.num_remembered, full)
 
     def abort(self) -> None:
         """Drop all requests."""
@@ -129,9 +158,8 @@ class Scheduler:
     def _put_back(self, request: Request) -> None:
         self.running.remove(request)
         self._release(request)
-        request.num_computed = 0
         request.preemptions += 1
-        self._put_back_now = True
+        self._put_back_now.add(request)
         # Its logits, if wanted, are computed again with its tokens.
         request.prompt_logits.clear()
         self.waiting.appendleft(request)
@@ -144,3 +172,25 @@ class Scheduler:
     def _release(self, request: Request) -> None:
         self.pool.release(request.blocks)
         request.blocks = []
+        request.num_computed = request.num_remembered = 0
+
+    def _share_blocks(self, request: Request) -> None:
+        """Begin with the blocks that hold the request's first tokens already.
+
+        Its last token is computed in any case: the next one follows from it. Logits of
+        a whole prompt are computed whole.
+        """
+        pool = self.pool
+        if not isinstance(pool, CachingBlockPool) or request.wants_prompt_logits:
+            return
+        full = (request.num_known - 1) // self.block_size
+        for i in range(len(request.block_hashes), full):
+            self._hash_block(request, i)
+        request.blocks = pool.share(request.block_hashes[:full])
+        request.num_remembered = len(request.blocks)
+        request.num_computed = len(request.blocks) * self.block_size
+
+    def _hash_block(self, request: Request, index: int) -> None:
+        before = request.block_hashes[index - 1] if index else b""
+        tokens = request.ids(index * self.block_size, (index + 1) * self.block_size)
+        request.block_hashes.append(block_hash(before, tokens))

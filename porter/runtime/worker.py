@@ -21,7 +21,8 @@ from porter.gap import CannotRun, UsageError
 from porter.runtime.accounting import WeightReport
 from porter.runtime.distributed import destroy_groups, init_groups
 from porter.runtime.hf_config import make_vllm_config
-from porter.runtime.model_runner import ModelRunner, StepInput
+from porter.runtime.model_runner import ModelRunner
+from porter.runtime.step import StepInput
 
 _ERRORS: dict[str, type[Exception]] = {"usage": UsageError, "cannot": CannotRun}
 
