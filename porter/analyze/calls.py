@@ -65,8 +65,8 @@ class Calls(Part):
         if isinstance(fn, Module):
             return self.call_module(fn, args, kwargs)
         if isinstance(fn, Activation):
-            if len(args) != 1 or kwargs:
-                raise self.gap("an activation that is built with arguments")
+            if kwargs or not (len(args) == 1 and isinstance(args[0], Node)):
+                return self.call(hf_api.activation_class(self, fn), args, kwargs)
             return torch_elementwise.activation(self, fn, args[0])
         if isinstance(fn, Class):
             return self.instantiate(fn, args, kwargs)

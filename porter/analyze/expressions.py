@@ -51,6 +51,7 @@ _BUILTINS = {
     "object",
     "None",
     "NotImplementedError",
+    "__name__",
 }
 
 

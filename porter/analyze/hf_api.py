@@ -44,6 +44,7 @@ from porter.analyze.values import (
     Super,
     is_scalar,
 )
+from porter.source import transformers_root
 
 _MASKS = {
     "create_causal_mask": "causal",
@@ -94,6 +95,18 @@ def external_item(interp, table: External, index) -> Any:
     return Opaque(f"an item of `{table.name}`")
 
 
+def activation_class(interp, act: Activation):
+    """The library's class behind ACT2CLS[name], which the source builds by itself."""
+    file = interp.sources.load(transformers_root() / "activations.py")
+    table = file.names.get("ACT2CLS")
+    if isinstance(act.name, str) and isinstance(table, ast.Dict):
+        for name, entry in zip(table.keys, table.values, strict=True):
+            if isinstance(name, ast.Constant) and name.value == act.name:
+                if isinstance(entry, ast.Name):
+                    return interp.sources.lookup(file, entry.id)
+    raise interp.gap("an activation that is built with arguments")
+
+
 class RopeInit(External):
     """ROPE_INIT_FUNCTIONS[rope_type]: transformers' own frequencies."""
 
@@ -141,7 +154,7 @@ def call(interp, name: str, args: list, kwargs: dict) -> Any:
         raise interp.gap("rope initialisation isn't followed here")
     if short.endswith("Cache"):
         return Cache()
-    if "modeling_outputs" in name or short.endswith(("Output", "OutputWithPast")):
+    if is_output(name):
         return Output(dict(kwargs))
     if short == "get_interface":
         return kwargs.get("default", args[1] if len(args) > 1 else None)
@@ -159,6 +172,24 @@ def call(interp, name: str, args: list, kwargs: dict) -> Any:
     if any(_holds_node(a) for a in [*args, *kwargs.values()]):
         raise interp.gap(f"`{name}` isn't known to porter")
     return Opaque(f"`{name}(...)`")
+
+
+def is_output(name: str) -> bool:
+    """Whether a class of the library's is one of transformers' model outputs."""
+    short = name.rsplit(".", 1)[-1]
+    return name.startswith("transformers") and (
+        "modeling_outputs" in name or short.endswith(("Output", "OutputWithPast"))
+    )
+
+
+def make_output(interp, cls, args: list, kwargs: dict) -> Output:
+    """An output class of the author's: fields by name, and no code of its own."""
+    from porter.analyze.interpreter import lineage
+
+    for klass in lineage(cls):
+        if args or any(isinstance(s, ast.FunctionDef) for s in klass.node.body):
+            raise interp.gap(f"`{cls.name}` isn't a plain model output")
+    return Output(dict(kwargs))
 
 
 def _holds_node(value) -> bool:

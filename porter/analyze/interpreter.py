@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from porter.analyze import axes as ax
+from porter.analyze import hf_api
 from porter.analyze.attributes import Attributes
 from porter.analyze.calls import Calls
 from porter.analyze.equal_sizes import SizeFacts
@@ -365,8 +366,10 @@ class Interpreter(
             self.frame, self.depth = saved, saved_depth
         return frame.returns
 
-    def instantiate(self, cls: Class, args: list, kwargs: dict) -> Module:
+    def instantiate(self, cls: Class, args: list, kwargs: dict) -> Any:
         self.sources.lookup(cls.file, cls.name)
+        if any(hf_api.is_output(base.name) for base in external_bases(cls)):
+            return hf_api.make_output(self, cls, args, kwargs)
         leaf = leaf_base(cls)
         inst = Module(cls, leaf, self.span())
         self.modules.append(inst)

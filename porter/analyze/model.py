@@ -9,7 +9,7 @@ from porter.analyze.folding import Folding
 from porter.analyze.graph import Frame, Node, batch_axis, seq_axis, walk
 from porter.analyze.interpreter import Interpreter, lineage
 from porter.analyze.specialised import mentions
-from porter.analyze.values import Class, Config, External, Module, Output
+from porter.analyze.values import Cache, Class, Config, External, Module, Output
 from porter.config_class import ConfigClass, read_config_class
 from porter.gap import Gap, Refused, UsageError
 from porter.source import SourceFile, SourceSet
@@ -149,6 +149,8 @@ def analyze(
     accepted = {a.arg for a in (*forward.node.args.args, *forward.node.args.kwonlyargs)}
     if "use_cache" in accepted:  # as in generation; the default comes from the config
         given["use_cache"] = True
+    if "past_key_values" in accepted:
+        given["past_key_values"] = Cache()
     result = interp.call_in_frame(root, forward, [], given)
     logits = result.fields.get("logits") if isinstance(result, Output) else result
     if isinstance(logits, tuple):

@@ -1,6 +1,7 @@
 """Statements of the source: assignment, branches on the config, the loop over layers."""
 
 import ast
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,6 +137,14 @@ class Statements(Part):
         return self.run_block(stmt.body, env)
 
     def do_Try(self, stmt, env):
+        """`try: import kernels ... except ...`: the model without an optional package."""
+        first = stmt.body[0]
+        if isinstance(first, (ast.Import, ast.ImportFrom)) and not stmt.finalbody:
+            catches = [h for h in stmt.handlers if _catches_import(h.type)]
+            if catches and all(_is_optional(name) for name in _imported(first)):
+                if catches[0].name:
+                    env.vars[catches[0].name] = Opaque("an exception")
+                return self.run_block(catches[0].body, env)
         raise self.gap("`try` in the model's code isn't followed")
 
     def do_Assign(self, stmt, env):
@@ -544,3 +553,26 @@ def _assigned_names(body) -> set[str]:
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
                 found.add(node.id)
     return found
+
+
+def _catches_import(kind: ast.expr | None) -> bool:
+    return kind is None or (
+        isinstance(kind, ast.Name)
+        and kind.id in ("Exception", "ImportError", "ModuleNotFoundError")
+    )
+
+
+def _imported(stmt: ast.Import | ast.ImportFrom) -> list[str]:
+    if isinstance(stmt, ast.ImportFrom):
+        return [stmt.module or "."]
+    return [alias.name for alias in stmt.names]
+
+
+def _is_optional(module: str) -> bool:
+    """Whether a package is none of those that every model runs with."""
+    name = module.split(".")[0]
+    return bool(name) and name not in {
+        "torch",
+        "transformers",
+        *sys.stdlib_module_names,
+    }

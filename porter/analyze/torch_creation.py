@@ -40,8 +40,13 @@ def leaf_parameter(interp, module: Module, name: str):
             feature_axis(args["embedding_dim"]),
         )
     else:
-        shape = args.get("normalized_shape")
-        axes = (feature_axis(shape),)
+        if args["elementwise_affine"] is False:
+            return None
+        if name == "bias" and args.get("bias") is not True:
+            raise interp.gap("a bias that the config decides isn't followed here")
+        shape = args["normalized_shape"]
+        one = isinstance(shape, (tuple, list)) and len(shape) == 1
+        axes = (feature_axis(shape[0] if one else shape),)
     return interp.node("leaf_parameter", (), axes, module=module, name=name)
 
 

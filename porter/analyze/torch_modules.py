@@ -69,7 +69,7 @@ def bind_leaf(interp, inst: Module, args: list, kwargs: dict) -> None:
     }
     bound = dict(zip(spec, args, strict=False))
     unknown = [k for k in kwargs if k not in spec]
-    if unknown or len(args) > len(spec):
+    if unknown or any(a is not None for a in args[len(spec) :]):  # device, dtype
         raise interp.gap(
             f"`{inst.leaf}` is built with {unknown or 'too many arguments'}"
         )
@@ -149,12 +149,17 @@ def embedding(interp, inst: Module, ids: Node) -> Node:
     return interp.node("embedding", (ids,), (*ids.axes, out), module=inst)
 
 
-def norm(interp, inst: Module, x: Node) -> Node:
-    shape = inst.args["normalized_shape"]
+def normed_size(interp, shape):
+    """The size of the one axis that a norm works along."""
     if isinstance(shape, (tuple, list)):
         if len(shape) != 1:
             raise interp.gap("a norm over several axes isn't followed")
-        shape = shape[0]
+        return shape[0]
+    return shape
+
+
+def norm(interp, inst: Module, x: Node) -> Node:
+    shape = normed_size(interp, inst.args["normalized_shape"])
     if not interp.must_equal(axis_size(x.axes[-1]), shape):
         raise interp.gap(f"a norm over {shape} gets {axis_size(x.axes[-1])}")
     interp.forbid_token_axis(x.axes[-1], "a norm")

@@ -115,6 +115,29 @@ def vector_norm(interp, x: Node, p=2, dim=None, keepdim=False) -> Node:
     return reduce(interp, "norm", x, dim, keepdim, p=2 if p == "fro" else p)
 
 
+def layer_norm(interp, x: Node, shape, weight=None, bias=None, eps=1e-5) -> Node:
+    return _norm(interp, "layer_norm", x, shape, (weight, bias), eps)
+
+
+def rms_norm(interp, x: Node, shape, weight=None, eps=None) -> Node:
+    return _norm(interp, "rms_norm", x, shape, (weight,), eps)
+
+
+def _norm(interp, op: str, x: Node, shape, parameters: tuple, eps) -> Node:
+    from porter.analyze.torch_modules import normed_size
+
+    last = x.axes[-1]
+    sizes = [normed_size(interp, shape)]
+    for parameter in parameters:
+        if not (parameter is None or isinstance(parameter, Node)):
+            raise interp.gap(f"`{op}` with a weight that can't be followed")
+        sizes += [axis_size(a) for a in parameter.axes] if parameter else []
+    if not all(interp.must_equal(axis_size(last), size) for size in sizes):
+        raise interp.gap(f"`{op}` over another size than its input's")
+    forbid_tokens(interp, last, f"`{op}`")
+    return interp.node(op, (x, *parameters), x.axes, dtype=x.dtype, eps=eps)
+
+
 def softmax(interp, x: Node, dim=-1, dtype=None, _stacklevel=3) -> Node:
     at = ax.normalize(constant(dim), len(x.axes))
     if has_role(x.axes[at], "batch", "seq"):

@@ -175,3 +175,10 @@ MISSING = Missing()
 
 def is_scalar(x) -> bool:
     return isinstance(x, (Sym, int, float, bool, str)) or x is None
+
+
+def does_nothing(value) -> bool:
+    """Whether a module's place is empty, or held by one that returns what it is given."""
+    return value is None or (
+        isinstance(value, Module) and value.leaf == "torch.nn.Identity"
+    )

@@ -35,7 +35,8 @@ class Generated:
 
 
 class ClassSet:
-    """Writes each class once, children before those that hold them."""
+    """Writes each class once, children before those that hold them; one of the source's
+    whose uses need different code becomes several."""
 
     def __init__(
         self,
@@ -47,7 +48,7 @@ class ClassSet:
         self.graph, self.config, self.max_position = graph, config, max_position
         self.comments = comments
         self.imports: set[str] = set()
-        self.made: dict[str, Generated] = {}
+        self.made: dict[str, list[Generated]] = {}
         self.order: list[Generated] = []
         self.scopes: list[ClassScope] = []
         self.arguments: dict[str, set[str]] = {}
@@ -65,25 +66,38 @@ class ClassSet:
                     )
                 ]
             )
-        written = [self._written(inst, frame) for frame in frames]
-        known = self.made.get(inst.kind)
-        for each in written:
-            if known is None:
-                known = self.made[inst.kind] = each
-                self.order.append(each)
-            elif _body(each) != _body(known):
-                raise Refused(
-                    [
-                        Gap(
-                            inst.span.file,
-                            inst.span.line,
-                            f"`{inst.kind}` is used in ways that need different code",
-                            "give each use a class of its own",
-                        )
-                    ]
-                )
-        assert known is not None
-        return known
+        made, *others = [self._written(inst, frame) for frame in frames]
+        if any(_body(other) != _body(made) for other in others):
+            raise Refused(
+                [
+                    Gap(
+                        inst.span.file,
+                        inst.span.line,
+                        f"`{inst.kind}` is called in ways that need different code",
+                        "give each call a module of its own",
+                    )
+                ]
+            )
+        return self._known(inst.kind, made)
+
+    def _known(self, kind: str, made: Generated) -> Generated:
+        """The class of the same body that there is, else this one, under a free name."""
+        variants = self.made.setdefault(kind, [])
+        for known in variants:
+            if _body(known) == _body(made):
+                return known
+        variants.append(made)
+        self.order.append(made)
+        taken = {c.kind for c in self.graph.facts.interpreter.modules}
+        taken |= {other.name for other in self.order if other is not made}
+        number = len(variants)
+        while number > 1 and f"{kind}{number}" in taken:
+            number += 1
+        if number > 1:
+            made.name = f"{kind}{number}"
+            head = made.lines[0]
+            head.text = head.text.replace(f"class {kind}(", f"class {made.name}(", 1)
+        return made
 
     def _written(self, inst: Module, frame: Frame) -> Generated:
         """The class as this use of it needs it. Where uses differ in sizes that their
@@ -235,6 +249,7 @@ def _body(made: Generated) -> str:
     """The class as a tree whose locals are numbered in the order of their binding: what
     a call's surroundings name a value changes nothing that the class does."""
     tree = ast.parse("\n".join(line.text for line in made.lines))
+    tree.body[0].name = ""  # type: ignore[attr-defined]
     for method in ast.walk(tree):
         if isinstance(method, ast.FunctionDef):
             _number_locals(method)

@@ -14,7 +14,7 @@ from porter.analyze.symbols import (
     text,
     unwrap,
 )
-from porter.analyze.values import Activation, Choice, Module
+from porter.analyze.values import Activation, Choice, Module, does_nothing
 from porter.emit.printing import Printer
 from porter.emit.scope import ClassScope
 from porter.gap import Gap, Refused
@@ -115,7 +115,7 @@ class Constructor:
             self._child(name, child)
         for name, value in scope.attrs.items():
             if isinstance(value, Activation):
-                self._activation(name, value)
+                self.lines.append(self._activation(name, value))
             elif isinstance(value, Node):
                 self._tensor(name, value)
         if scope.ropes:
@@ -178,7 +178,11 @@ class Constructor:
             ):
                 self._either(name, held)
                 return
-            if missing is not None:
+            if isinstance(missing, Activation):
+                rest = self._activation(name, self.scope.attrs.pop(name))
+            elif does_nothing(missing):
+                rest = f"self.{name} = None"
+            else:
                 raise Refused(
                     [
                         Gap(
@@ -192,7 +196,7 @@ class Constructor:
             self.lines.append(f"if {self.number(cond)}:")
             self.lines.append(f"    self.{name} = {self.module(name, child)}")
             self.lines.append("else:")
-            self.lines.append(f"    self.{name} = None")
+            self.lines.append(f"    {rest}")
             return
         self.lines.append(f"self.{name} = {self.module(name, child)}")
 
@@ -276,10 +280,10 @@ class Constructor:
 
     # -- the rest
 
-    def _activation(self, name: str, act: Activation) -> None:
+    def _activation(self, name: str, act: Activation) -> str:
         fn = "get_act_and_mul_fn" if name in self.scope.fused_acts else "get_act_fn"
         self.imports.add(fn)
-        self.lines.append(f"self.{name} = {fn}({self.number(act.name)})")
+        return f"self.{name} = {fn}({self.number(act.name)})"
 
     def _tensor(self, name: str, node: Node) -> None:
         printer = Printer(self._initial, self.number, self.imports)

@@ -325,12 +325,13 @@ class Body:
             self.hold(phi, name)
             return
         self.line(f"if {self.scope.condition(cond, self, sides)}:", spans)
-        for i, (side, operand) in enumerate(sides):
-            if not needs[i]:
-                continue
-            if i:
-                self.line("else:", spans)
-            self._side(phi, side, operand, name)
+        start = len(self.lines)
+        self._side(phi, *sides[0], name)
+        if needs[1]:
+            middle = len(self.lines)
+            self.line("else:", spans)
+            self._side(phi, *sides[1], name)
+            self._join_equal(start, middle)
         self.hold(phi, name)
 
     def _one_call(self, phi: Node, then: Node, other: Node) -> bool:
@@ -354,6 +355,16 @@ class Body:
             assert item is not None
             self.emitted.add(item.key)
         return True
+
+    def _join_equal(self, start: int, middle: int) -> None:
+        """Sides that read alike, a module in the place of another, need no condition."""
+        then, other = self.lines[start:middle], self.lines[middle + 1 :]
+        if [line.text for line in then] != [line.text for line in other]:
+            return
+        del self.lines[start - 1 :]
+        for a, b in zip(then, other, strict=True):
+            text = "\n".join(part.removeprefix("    ") for part in a.text.split("\n"))
+            self.lines.append(Line(text, [*a.spans, *b.spans]))
 
     def _side(self, phi: Node, side: bool, operand: Node, name: str) -> None:
         saved = (

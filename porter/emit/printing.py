@@ -160,6 +160,22 @@ class Printer:
         where = f"dim={dim}" if order is not None else f"{dim}"
         return f"{self.operand(x, _ATOM)}.{node.attrs['fn']}({where}{extra}{keep})"
 
+    def _layer_norm(self, node: Node) -> str:
+        return self._functional_norm(node, ("weight", "bias"))
+
+    def _rms_norm(self, node: Node) -> str:
+        return self._functional_norm(node, ("weight",))
+
+    def _functional_norm(self, node: Node, names: tuple[str, ...]) -> str:
+        self.imports.add("F")
+        parts = [self._arg(node, 0), f"({self.number(axis_size(node.axes[-1]), 0)},)"]
+        for name, value in zip(names, node.args[1:], strict=True):
+            if value is not None:
+                parts.append(f"{name}={self.operand(value, 0)}")
+        if node.attrs["eps"] is not None:
+            parts.append(f"eps={self.number(node.attrs['eps'], 0)}")
+        return f"F.{node.op}({', '.join(parts)})"
+
     def _softmax(self, node: Node) -> str:
         x = node.args[0]
         extra = ", dtype=torch.float32" if node.dtype == "float32" != x.dtype else ""

@@ -16,7 +16,7 @@ from porter.analyze.symbols import (
     text,
     unwrap,
 )
-from porter.analyze.values import Activation, Choice, Module
+from porter.analyze.values import Activation, Choice, Module, does_nothing
 from porter.emit.frames import FrameGraph
 from porter.gap import Gap, Refused
 
@@ -130,19 +130,19 @@ class ClassScope:
     def _attribute(self, name: str, value) -> str:
         if self.sizes and name in _ATTENTION_NAMES:
             name = f"{name}_2"
-        known = self.attrs.get(name)
-        if known is not None and not (isinstance(known, Sym) and same(known, value)):
-            raise Refused(
-                [
-                    Gap(
-                        self.inst.span.file,
-                        self.inst.span.line,
-                        f"two values would both be called self.{name}",
-                    )
-                ]
-            )
+        wanted, number = name, 1
+        while not self._holds(name, value):
+            number += 1
+            name = f"{wanted}_{number}"
         self.attrs[name] = value
         return f"self.{name}"
+
+    def _holds(self, name: str, value) -> bool:
+        """Whether self.<name> is this value, or may be."""
+        known = self.attrs.get(name)
+        if known is None:
+            return name not in self.children
+        return isinstance(known, Sym) and same(known, value)
 
     # -- modules
 
@@ -243,9 +243,8 @@ class ClassScope:
     def activation(self, node: Node, fused: bool) -> str:
         """The attribute that holds the activation; made where the source has none."""
         act = node.attrs.get("activation")
-        name = next(
-            (n for n, v in self.inst.attrs.items() if v is act and act), "act_fn"
-        )
+        held = self.inst.attrs.items()
+        name = next((n for n, v in held if act and _may_be(v, act)), "act_fn")
         value = act or Activation(node.attrs["name"], node.span)
         known = self.attrs.get(name)
         if known is not None and known is not value:
@@ -354,12 +353,14 @@ class ClassScope:
             if n.frame is body.frame
         }
         for name, value in self.inst.attrs.items():
-            if not (isinstance(value, Choice) and None in (value.then, value.other)):
+            if not isinstance(value, Choice):
                 continue
-            child = value.then if value.other is None else value.other
+            if not (does_nothing(value.then) or does_nothing(value.other)):
+                continue
+            child = value.then if does_nothing(value.other) else value.other
             if id(child) not in called:
                 continue
-            there = value.cond if value.other is None else negate(value.cond)
+            there = value.cond if does_nothing(value.other) else negate(value.cond)
             if key(there) == key(wanted):
                 return f"self.{name} is not None"
             if key(negate(there)) == key(wanted):
@@ -382,7 +383,7 @@ class ClassScope:
 
 def _invented(sym: Sym) -> str:
     """A name for a config expression that the source gives none."""
-    if sym.op == "item" and isinstance(sym.args[1], str):
+    if sym.op in ("item", "get") and isinstance(sym.args[1], str):
         return sym.args[1]
     for arg in sym.args:
         inner = unwrap(arg)
@@ -393,3 +394,9 @@ def _invented(sym: Sym) -> str:
         if isinstance(inner, str) and sym.op == "or_default":
             return inner
     return "value"
+
+
+def _may_be(value, act: Activation) -> bool:
+    if isinstance(value, Choice):
+        return _may_be(value.then, act) or _may_be(value.other, act)
+    return value is act

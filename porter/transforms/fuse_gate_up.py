@@ -6,11 +6,12 @@ matrix multiplication and one fused activation.
 Before: self.act_fn(self.gate_proj(x)) * self.up_proj(x)
 After:  gate_up, _ = self.gate_up_proj(x); x = self.act_fn(gate_up)
 Leaves: products whose sides differ in input, size or bias, and activations that vLLM has
-no fused form of.
+no fused form of: those that the source names, and those that its config class names for
+configs that don't.
 """
 
 from porter.analyze.graph import Node, axis_size
-from porter.analyze.symbols import same
+from porter.analyze.symbols import Sym, same, unwrap
 from porter.analyze.values import Module
 from porter.transforms.base import Layer, Transform
 from porter.transforms.fuse_qkv import fresh_name
@@ -18,6 +19,7 @@ from porter.transforms.matching import either_way, is_op
 
 # torch's own activations, by the name that get_act_and_mul_fn knows them under
 _FUSED = {"silu": "silu"}
+_NAMED = {"gelu", "gelu_pytorch_tanh", "silu", "swish"}
 _GELU = {"none": "gelu", "tanh": "gelu_pytorch_tanh"}
 
 
@@ -47,7 +49,14 @@ class FuseGateUp(Transform):
             and a.cls is None and b.cls is None
             and same(axis_size(gate.axes[-1]), axis_size(up.axes[-1]))
             and same(a.args["bias"], b.args["bias"])
+            and self._has_fused_form(gated)
         )  # fmt: skip
+
+    def _has_fused_form(self, gated: Node) -> bool:
+        name = unwrap(_activation(gated))
+        if isinstance(name, Sym) and name.op == "field" and len(name.args[0]) == 1:
+            name = self.facts.config.fields.get(name.args[1])
+        return not isinstance(name, str) or name in _NAMED
 
     def _fuse(self, node: Node, gated: Node, up: Node) -> None:
         gate = gated.args[0]

@@ -19,6 +19,8 @@ _HEAD_LOCAL = ELEMENTWISE | {
     "select",
     "cat",
     "norm",
+    "layer_norm",
+    "rms_norm",
     "reduce",
     "softmax",
     "item",
@@ -131,7 +133,7 @@ def mixes_heads(node: Node, heads: set[int]) -> bool:
     def holds(axis) -> bool:
         return _holds(axis, heads)
 
-    if node.op == "norm":
+    if node.op in ("norm", "layer_norm", "rms_norm"):
         return holds(node.axes[-1])
     if node.op in ("softmax", "cat"):
         return holds(node.axes[node.attrs["dim"]]) or (
@@ -157,7 +159,15 @@ def head_path(node: Node) -> list[Node]:
 
 
 def _previous(node: Node) -> Node | None:
-    if node.op in ("rearrange", "cast", "norm", "slice", "select"):
+    if node.op in (
+        "rearrange",
+        "cast",
+        "norm",
+        "layer_norm",
+        "rms_norm",
+        "slice",
+        "select",
+    ):
         return node.args[0]
     if node.op == "item" and node.args[0].op == "rope":
         return node.args[0].args[1 + node.args[1]]

@@ -10,7 +10,7 @@ Before: nn.Linear(hidden_size, intermediate_size)
 After:  ColumnParallelLinear(hidden_size, intermediate_size, ...)
 """
 
-from porter.analyze.graph import Frame, Node, axis_size
+from porter.analyze.graph import Frame, Node, axis_size, walk
 from porter.analyze.symbols import same
 from porter.analyze.values import Module, is_scalar
 from porter.transforms.base import Layer, Transform
@@ -286,10 +286,14 @@ class PlaceParallel(Transform):
             return False
         width = axis_size(node.axes[-1])
         for tensor in tensors:
+            if _is_one_number(tensor):
+                continue
             if not tensor.axes or not same(axis_size(tensor.axes[-1]), width):
                 if node.op != "act_and_mul":
                     return False
-        return all(self._trace(t, producers, inside) for t in tensors)
+        return all(
+            self._trace(t, producers, inside) for t in tensors if not _is_one_number(t)
+        )
 
     # -- layers
 
@@ -365,4 +369,12 @@ def _scalar_elementwise(node: Node) -> bool:
     tensors = [a for a in node.args if isinstance(a, Node)]
     return len(tensors) == 1 and all(
         isinstance(a, Node) or is_scalar(a) for a in node.args
+    )
+
+
+def _is_one_number(tensor: Node) -> bool:
+    """A parameter, or made of parameters, that is the same for every column."""
+    return not any(tensor.axes) and not any(
+        n.op in ("linear", "embedding", "input_ids", "positions")
+        for n in walk([tensor])
     )
