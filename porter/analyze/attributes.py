@@ -85,7 +85,7 @@ class Attributes(Part):
 
     def symbol_attribute(self, obj, name: str):
         inner = unwrap(obj)
-        if inner.op in ("field", "item", "get", "or_default") and name in (
+        if inner.op in ("field", "item", "get", "or_default", "updated") and name in (
             "get",
             "keys",
         ):
@@ -176,6 +176,9 @@ class Attributes(Part):
     def config_attribute(self, obj: Config, name: str) -> Any:
         if name == "_attn_implementation":
             return "eager"
+        for field, value in obj.changed:
+            if field == name:
+                return value
         if name in ("get_text_config", "to_dict", "get"):
             return ExternalMethod(obj, name)
         if name in _CONFIG_CONSTANTS:

@@ -13,6 +13,7 @@ from porter.analyze.values import (
     External,
     Function,
     Opaque,
+    is_scalar,
 )
 
 _BUILTINS = {
@@ -141,14 +142,25 @@ class Names(Part):
         return out
 
     def on_Dict(self, node, env):
-        out = {}
+        out: dict[Any, Any] = {}
+        base = None
         for key_node, value_node in zip(node.keys, node.values, strict=True):
             value = self.eval(value_node, env)
-            if key_node is None:
-                out.update(value)
-            else:
+            if key_node is not None:
                 out[self.eval(key_node, env)] = value
-        return out
+            elif isinstance(value, dict):
+                out.update(value)
+            elif isinstance(unwrap(value), Sym) and not out and base is None:
+                base = unwrap(value)
+            else:
+                raise self.gap("`**` of something that isn't a plain dictionary")
+        if base is None:
+            return out
+        if not all(isinstance(k, str) and is_scalar(v) for k, v in out.items()):
+            raise self.gap(
+                "a dictionary of the config's with items that aren't followed"
+            )
+        return Sym("updated", (base, tuple(out.items())))
 
     def on_NamedExpr(self, node, env):
         value = self.eval(node.value, env)

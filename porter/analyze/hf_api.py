@@ -8,6 +8,7 @@ import ast
 from typing import Any
 
 from porter.analyze import expert_loops, torch_elementwise
+from porter.analyze.config_items import read_item
 from porter.analyze.expert_loops import ExpertHit, ExpertIndex, PairIndex
 from porter.analyze.graph import (
     Node,
@@ -120,6 +121,8 @@ class RopeInit(External):
         given = [a for a in [*args, *kwargs.values()] if isinstance(a, Config)]
         if not given or given[0].path != interp.config.path:
             raise interp.gap("rope is initialised from another config")
+        if any(name != "rope_parameters" for name, _ in given[0].changed):
+            raise interp.gap("rope is initialised from a config that was changed")
         extra = set(kwargs) - {"config", "device", "seq_len", "layer_type"}
         if extra:
             raise interp.gap(f"rope is initialised with {sorted(extra)}")
@@ -146,6 +149,8 @@ def call(interp, name: str, args: list, kwargs: dict) -> Any:
     if name in ("torch.nn.Buffer", "torch.nn.parameter.Buffer"):
         persistent = kwargs.get("persistent", args[1] if len(args) > 1 else True)
         return stored(interp, "buffer", args[0], persistent)
+    if name in ("copy.copy", "copy.deepcopy") and isinstance(args[0], Config):
+        return Config(args[0].path, args[0].fields, args[0].changed, copied=True)
     if not name.startswith("transformers"):
         return NotImplemented
     if short in _MASKS:
@@ -278,7 +283,7 @@ def method(interp, obj, name: str, args: list, kwargs: dict) -> Any:
     if isinstance(unwrap(obj), Sym):
         if name == "get":
             default = args[1] if len(args) > 1 else None
-            return Sym("get", (unwrap(obj), args[0], default))
+            return read_item(obj, args[0], Sym("get", (unwrap(obj), args[0], default)))
         if name == "item":
             return obj
     if isinstance(obj, (Dtype, DtypeOf)):

@@ -13,6 +13,7 @@ from porter.analyze.symbols import Sym, constant, is_symbolic, same, unwrap
 from porter.analyze.values import (
     MISSING,
     Choice,
+    Config,
     External,
     Function,
     Module,
@@ -257,6 +258,8 @@ class Statements(Part):
                 node.attrs.setdefault("slot", (obj, name))
         elif isinstance(obj, Node) and name in ("requires_grad", "data"):
             return
+        elif isinstance(obj, Config) and obj.copied:
+            obj.set(name, value)
         elif not isinstance(obj, Opaque):
             raise self.gap(
                 f"setting `.{name}` of a {type(obj).__name__} isn't followed"

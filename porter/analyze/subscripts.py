@@ -3,6 +3,7 @@
 from typing import Any
 
 from porter.analyze import hf_api, torch_parts
+from porter.analyze.config_items import read_item
 from porter.analyze.expert_loops import ExpertHit, ExpertIndex
 from porter.analyze.graph import Node
 from porter.analyze.part import Part
@@ -77,7 +78,7 @@ class Subscripts(Part):
             return Sym("call", ("slice_of", obj))
         if not is_scalar(index):
             return Opaque("an item at an unknown place")
-        return Sym("item", (unwrap(obj), index))
+        return read_item(obj, index)
 
     def _index_sequence(self, obj, index):
         if isinstance(index, (int, slice)):

@@ -369,6 +369,14 @@ def _render(x: Sym, name) -> tuple[str, int]:
     if op == "get":
         inner = ", ".join(text(a, name) for a in args[1:])
         return f"{text(args[0], name, 9)}.get({inner})", 9
+    if op == "updated":
+        items = "".join(f', "{k}": {text(v, name)}' for k, v in args[1])
+        return f"{{**{text(args[0], name)}{items}}}", 9
+    if op == "format":
+        inner = "".join(
+            p if isinstance(p, str) else f"{{{text(p, name)}}}" for p in args
+        )
+        return f'f"{inner}"', 9
     if op == "call":
         inner = ", ".join(text(a, name) for a in args[1:])
         return f"{args[0]}({inner})", 9

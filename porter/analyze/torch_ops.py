@@ -65,6 +65,7 @@ from porter.analyze.torch_reductions import (
     einsum,
     layer_norm,
     linear,
+    max_along,
     reduce,
     rms_norm,
     softmax,
@@ -257,6 +258,7 @@ _TABLE |= {
     "layer_norm": layer_norm,
     "rms_norm": rms_norm,
     "norm": vector_norm,
+    "max": max_along,
     "sub": sub,
 }
 for _name, _tag in _DTYPES.items():

@@ -202,9 +202,10 @@ def cat(interp, tensors, dim=0, axis=None):
         raise interp.gap("`cat` of something that isn't a tensor")
     at = ax.normalize(constant(dim), len(tensors[0].axes))
     size: Any = 0
+    sinks = _is_sink_added([t.axes[at] for t in tensors])
     spans = any(has_role(x.axes[at], "span") for x in tensors)
     for x in tensors:
-        if not spans:
+        if not (spans or sinks):
             forbid_tokens(interp, x.axes[at], "`cat`")
         size = arith("add", size, axis_size(x.axes[at]))
     try:
@@ -221,6 +222,11 @@ def cat(interp, tensors, dim=0, axis=None):
     return interp.node(
         "cat", (tuple(tensors),), tuple(rest), dtype=promote(tensors), dim=at - rank
     )
+
+
+def _is_sink_added(axes: list) -> bool:
+    """One more behind the cached tokens: only attention, as a whole, may have it."""
+    return len(axes) == 2 and has_role(axes[0], "hist") and axes[1] == ()
 
 
 def stack(interp, tensors, dim=0):

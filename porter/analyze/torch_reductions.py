@@ -10,11 +10,11 @@ from porter.analyze.graph import (
 from porter.analyze.symbols import constant, describe, same
 from porter.analyze.token_axes import _mixes, forbid_tokens
 from porter.analyze.torch_elementwise import binary, dtype_tag
-from porter.analyze.values import (
-    is_scalar,
-)
+from porter.analyze.values import Opaque, Output, is_scalar
 
 REDUCTIONS = {"mean", "sum", "amax", "amin", "var", "std", "prod", "logsumexp"}
+# what attention may take of its scores; anywhere else they are refused
+_OVER_HISTORY = {"logsumexp", "amax"}
 _MIXERS = {
     "cumsum",
     "cumprod",
@@ -90,7 +90,8 @@ def reduce(interp, name: str, x: Node, dim=None, keepdim=False, **kwargs) -> Nod
     dims = dim if isinstance(dim, (tuple, list)) else (dim,)
     at = sorted(ax.normalize(constant(d), len(x.axes)) for d in dims)
     for d in at:
-        forbid_tokens(interp, x.axes[d], f"`{name}`")
+        if not (name in _OVER_HISTORY and has_role(x.axes[d], "hist")):
+            forbid_tokens(interp, x.axes[d], f"`{name}`")
     if len(at) != 1:
         raise interp.gap(f"`{name}` over several axes isn't followed")
     axes = [() if i in at else a for i, a in enumerate(x.axes)]
@@ -107,6 +108,16 @@ def reduce(interp, name: str, x: Node, dim=None, keepdim=False, **kwargs) -> Nod
         p=kwargs.get("p"),
         unbiased=kwargs.get("unbiased", kwargs.get("correction")),
     )
+
+
+def max_along(interp, x: Node, *args, **kwargs):
+    """max(x, dim): the largest values, of which only these may be read."""
+    if (args and isinstance(args[0], Node)) or isinstance(kwargs.get("other"), Node):
+        return binary(interp, "maximum", x, args[0] if args else kwargs["other"])
+    if not args and "dim" not in kwargs:
+        return _along(interp, "max", x)
+    values = reduce(interp, "amax", x, *args, **kwargs)
+    return Output({"values": values, "indices": Opaque("the indices of `max`")})
 
 
 def vector_norm(interp, x: Node, p=2, dim=None, keepdim=False) -> Node:

@@ -24,6 +24,13 @@ class Config:
 
     path: tuple[str, ...]
     fields: Any  # ConfigClass | None
+    changed: tuple[tuple[str, Any], ...] = ()  # of a copy: fields that were set anew
+    copied: bool = False
+
+    def set(self, name: str, value) -> None:
+        """Set a field of a copy, which is no one else's."""
+        kept = tuple(item for item in self.changed if item[0] != name)
+        object.__setattr__(self, "changed", (*kept, (name, value)))
 
 
 @dataclass(eq=False)

@@ -119,7 +119,7 @@ class Constructor:
             elif isinstance(value, Node):
                 self._tensor(name, value)
         if scope.ropes:
-            self._rope(scope.ropes[0])
+            self._rope_where_used(scope.ropes[0])
         for attend in scope.attends[:1]:
             self._attention(attend)
         if len({a.id for a in scope.attends}) > 1:
@@ -288,11 +288,22 @@ class Constructor:
     def _tensor(self, name: str, node: Node) -> None:
         printer = Printer(self._initial, self.number, self.imports)
         value = self._initial_text(printer, node.args[0])
-        if node.op == "parameter":
+        if node.op == "parameter" and node.id in self.scope.sinks:
+            self._sinks(name)
+        elif node.op == "parameter":
             self.lines.append(f"self.{name} = nn.Parameter({value})")
         else:
             keep = "" if node.attrs.get("persistent", True) else ", persistent=False"
             self.lines.append(f'self.register_buffer("{name}", {value}{keep})')
+
+    def _sinks(self, name: str) -> None:
+        """One number for each head: a rank has those of its own heads."""
+        self.imports |= {"set_weight_attrs", "sharded_weight_loader"}
+        self.lines += [
+            f"self.{name} = nn.Parameter(torch.zeros(self.num_heads))",
+            f'set_weight_attrs(self.{name}, {{"weight_loader": '
+            "sharded_weight_loader(0)})",
+        ]
 
     def _initial(self, node: Node, level: int = 0) -> str:
         printer = Printer(self._initial, self.number, self.imports)
@@ -303,6 +314,14 @@ class Constructor:
         if node.op == "phi":
             raise self.scope.gap(node, "a buffer that depends on the config")
         return printer.text(node)
+
+    def _rope_where_used(self, node: Node) -> None:
+        at = len(self.lines)
+        self._rope(node)
+        cond = node.attrs.get("cond")
+        if cond is not None:
+            made = [f"    {line}" for line in self.lines[at:]]
+            self.lines[at:] = [f"if {self.number(cond)}:", *made]
 
     def _rope(self, node: Node) -> None:
         table = node.attrs["table"]
@@ -341,5 +360,7 @@ class Constructor:
             parts.append(f"per_layer_sliding_window={self.number(a['window'])}")
         if not same(a["head_size"], a["head_size_v"]):
             parts.append("head_size_v=self.v_head_dim")
+        if a["sinks"] is not None:
+            parts.append(f"sinks=self.{a['sinks'].attrs['slot'][1]}")
         parts.append(f"prefix={self.prefix('attn')}")
         self.lines.append(f"self.attn = Attention({', '.join(parts)})")

@@ -23,6 +23,7 @@ _VLLM = {
     "vllm.model_executor.layers.vocab_parallel_embedding": [
         "ParallelLMHead", "VocabParallelEmbedding",
     ],
+    "vllm.model_executor.model_loader.weight_utils": ["sharded_weight_loader"],
     "vllm.model_executor.models.interfaces": [
         "SupportsLoRA", "SupportsPP", "SupportsQuant",
     ],
@@ -30,6 +31,7 @@ _VLLM = {
         "AutoWeightsLoader", "PPMissingLayer", "WeightsMapper", "extract_layer_index",
         "make_empty_intermediate_tensors_factory", "make_layers", "maybe_prefix",
     ],
+    "vllm.model_executor.utils": ["set_weight_attrs"],
     "vllm.sequence": ["IntermediateTensors"],
 }  # fmt: skip
 

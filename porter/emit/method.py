@@ -276,7 +276,7 @@ class Body:
                 names.append("_" if target_ is None else self.take_name(target_))
                 if target_ is not None:
                     self.hold(target_, names[-1])
-            self.line(f"{', '.join(names)} = {text}", spans)
+            self._grouped(node, names, text, spans)
             return
         text, _ = self.expression(node)
         spans = self.spans
@@ -284,6 +284,17 @@ class Body:
         tail = ", _" if self.scope.returns_bias(node) else ""
         self.line(f"{name}{tail} = {text}", spans)
         self.hold(node, name)
+
+    def _grouped(self, node: Node, names: list[str], text: str, spans) -> None:
+        """`a, b = f(a, b)`, where need be under its condition."""
+        test, before = self.scope.group_condition(node, self)
+        left = ", ".join(names)
+        if test is None:
+            self.line(f"{left} = {text}", spans)
+        elif names == before:
+            self.line(f"if {test}:\n    {left} = {text}", spans)
+        else:
+            self.line(f"{left} = {text} if {test} else ({', '.join(before)})", spans)
 
     def hold(self, node: Node, name: str) -> None:
         self.called.setdefault(node.id, []).append(name)

@@ -103,16 +103,20 @@ def _config_checks(
         checks.append(default_only_check(describe(facts.default_rope_only)))
     if ropes:
         table = ropes[0].attrs["table"]
-        calls = [
-            f"check_rope({describe(r.attrs['table'].parameters)}, {describe(position)}, "
-            "vllm_config.model_config.max_model_len)"
-            for r in ropes
-        ]
-        checks += dict.fromkeys(calls)
+        checks += dict.fromkeys(_rope_call(rope, position) for rope in ropes)
         any_factor = table.partial or facts.config.sets_partial_rotary
         rotates = all(r.op == "rope" for r in ropes) and table.pairing == "halves"
         functions.append(rope_check(any_factor, longrope=rotates))
     return checks, functions
+
+
+def _rope_call(rope: Any, position) -> str:
+    call = (
+        f"check_rope({describe(rope.attrs['table'].parameters)}, {describe(position)}, "
+        "vllm_config.model_config.max_model_len)"
+    )
+    cond = rope.attrs.get("cond")
+    return call if cond is None else f"if {describe(cond)}:\n    {call}"
 
 
 def _join(functions: list[str], parts: list[Generated]) -> list[Line]:

@@ -48,7 +48,9 @@ class ClassScope:
         self.fused_acts: set[str] = set()
         self.attends: list[Node] = []
         self.ropes: list[Node] = []
+        self.rotated: list[str] = []
         self.gathers: set[str] = set()
+        self.sinks: set[int] = set()
         self.logits: Node | None = None
         self.alternatives: dict[str, Module] = {}
         self.has_experts = any(n.op == "fused_moe" for n in graph.order)
@@ -199,6 +201,10 @@ class ClassScope:
             return f"{layer}({x}, pack_routing({weights}, {ids}))"
         if op == "attend":
             self.attends.append(node)
+            sinks = node.attrs["sinks"]
+            if sinks is not None:
+                self.sinks.add(sinks.id)
+                self._tensor(sinks)
             return f"self.attn({', '.join(body.operand(a) for a in node.args)})"
         if op == "rope":
             self._rope(node)
@@ -320,9 +326,17 @@ class ClassScope:
         else:
             self._rope(parent)
             body.emitted.add(parent.id)
-            args = ", ".join(body.operand(a) for a in parent.args)
+            self.rotated = [body.operand(a) for a in parent.args[1:]]
+            args = ", ".join([body.operand(parent.args[0]), *self.rotated])
             out = f"self.rotary_emb({args})"
         return out, targets
+
+    def group_condition(self, node: Node, body) -> tuple[str | None, list[str]]:
+        """(the test under which a group is made, its operands as they are without)."""
+        cond = node.args[0].attrs.get("cond")
+        if cond is None:
+            return None, []
+        return self.number(cond), self.rotated
 
     def _v_size(self, parent: Node) -> str:
         attrs = parent.attrs["sizes"]

@@ -6,7 +6,8 @@ a mask that is proved causal (see causal_masks), softmax over the history, a wei
 of the cached values. Grouped heads are read off the axes of the repeated keys.
 
 Before: torch.matmul(softmax(torch.matmul(q, repeat(k).transpose(2, 3)) * s + mask), v)
-After:  self.attn(q, k, v) with scale s, num_kv_heads, per_layer_sliding_window, soft cap
+After:  self.attn(q, k, v) with scale s, num_kv_heads, per_layer_sliding_window, soft cap,
+        sinks
 Refuses: no mask, one that is not proved causal, anything else between scores and sum.
 """
 
@@ -16,6 +17,7 @@ from typing import Any
 from porter.analyze.graph import Factor, Node, axis_size, has_role
 from porter.analyze.paths import Unproved
 from porter.analyze.symbols import Sym, arith, constant, poly, same, unwrap
+from porter.transforms.attention_sinks import Weights, match_gate, match_weights
 from porter.transforms.base import Transform
 from porter.transforms.causal_masks import prove_causal
 from porter.transforms.matching import is_op, scaled, strip_casts
@@ -34,10 +36,11 @@ class SubstituteAttention(Transform):
     __doc__ = __doc__
 
     def run(self) -> None:
+        self.readers = self.users()
         for node in self.nodes():
             if node.op == "matmul" and _over_history(node.args[1], -2):
                 self._replace(node)
-        for node in self.nodes():
+        for node in reversed(self.nodes()):  # the one furthest on says most
             if node.op == "seq_index":
                 raise self.gap(
                     node.span,
@@ -52,16 +55,20 @@ class SubstituteAttention(Transform):
                 )
 
     def _replace(self, node: Node) -> None:
-        weights = strip_casts(node.args[0])
-        if not is_op(weights, "softmax") or not _over_history(weights, -1):
+        weights = match_weights(node.args[0])
+        if weights is None or not _over_history(weights.softmax, -1):
             raise self.gap(
                 node.span, "cached values are summed with weights that are no softmax"
             )
-        if weights.attrs["dim"] != -1:
+        if weights.softmax.attrs["dim"] != -1:
             raise self.gap(
-                weights.span, "softmax over another axis than the cached tokens"
+                weights.softmax.span, "softmax over another axis than the cached tokens"
             )
         scores = self._scores(weights)
+        sinks, whole = weights.sinks, node
+        gated = match_gate(node, weights, self.readers) if sinks is None else None
+        if gated is not None:
+            whole, sinks = gated
         query, key_states = (
             scores.query,
             self._remembered(scores.key, node, transposed=True),
@@ -100,18 +107,31 @@ class SubstituteAttention(Transform):
             num_kv_heads=axis_size(key_states.axes[1]),
             head_size=axis_size(query.axes[3]),
             head_size_v=axis_size(value_states.axes[3]),
+            sinks=sinks,
         )
         self._check_heads(node, query, key_states, value_states)
+        self._check_sinks(attend)
         self.change(
-            node,
+            whole,
             attend,
             "softmax(q @ k.T) @ v over the cache is the engine's attention",
         )
 
+    def _check_sinks(self, attend: Node) -> None:
+        sinks = attend.attrs["sinks"]
+        if sinks is None:
+            return
+        held = attend.frame.inst if attend.frame else None
+        if sinks.attrs.get("slot", (None,))[0] is not held:
+            raise self.gap(attend.span, "sinks that another module holds")
+        if not same(axis_size(sinks.axes[0]), attend.attrs["num_heads"]):
+            raise self.gap(attend.span, "sinks that aren't one for each head")
+
     # -- the scores, from the softmax inwards
 
-    def _scores(self, softmax: Node) -> Scores:
-        value, window, temperature = self._mask(softmax)
+    def _scores(self, weights: Weights) -> Scores:
+        softmax = weights.softmax
+        value, window, temperature = self._mask(weights)
         base, scale, cap = self._curve(value)
         if cap is None:
             scale = _times(scale, temperature)
@@ -155,8 +175,8 @@ class SubstituteAttention(Transform):
                 )
         return value, 1.0, None
 
-    def _mask(self, softmax: Node):
-        value, temperature = strip_casts(softmax.args[0]), 1.0
+    def _mask(self, weights: Weights):
+        value, temperature = strip_casts(weights.scores), 1.0
         while (part := scaled(value)) is not None and _is_positive(part[1]):
             # the mask is 0 or -inf: a positive factor leaves it as it is
             factor = part[1] if part[2] == "mul" else arith("truediv", 1.0, part[1])
@@ -165,7 +185,7 @@ class SubstituteAttention(Transform):
             masked = prove_causal(value)
         except Unproved as why:
             raise self.gap(
-                softmax.span,
+                weights.softmax.span,
                 f"attention without a causal mask on its scores: {why}",
                 "a port is a decoder: each token attends to those before it",
             ) from why
@@ -227,7 +247,7 @@ class SubstituteAttention(Transform):
 def _over_history(node, axis: int) -> bool:
     if not isinstance(node, Node) or len(node.axes) < 2:
         return False
-    return any(f.role == "hist" for f in node.axes[axis])
+    return has_role(node.axes[axis], "hist", "span")
 
 
 def _leaves(axis) -> tuple[Factor, ...]:

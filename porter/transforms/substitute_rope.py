@@ -12,12 +12,14 @@ Leaves: any other arithmetic; `keep_rope` then takes care of its tables.
 from dataclasses import dataclass, replace
 from typing import Any
 
+from porter.analyze.config_items import read_item
 from porter.analyze.graph import Node, axis_size
 from porter.analyze.symbols import (
     Sym,
     arith,
     constant,
     key,
+    negate,
     same,
     simplify,
     unwrap,
@@ -58,9 +60,15 @@ class SubstituteRope(Transform):
     def run(self) -> None:
         for attend in [n for n in self.nodes() if n.op == "attend"]:
             q, k = attend.args[0], attend.args[1]
-            found = [self._rotation(q), self._rotation(k)]
+            sizes = self.facts.interpreter.sizes
+            cond, turned = _conditional(q, k, sizes.same)
+            found = [self._rotation(t) for t in turned]
+            if cond is not None and not _spared(found, q, k):
+                continue  # without rope something else is done than nothing
             if found[0] and found[1] and found[0].table.same_as(found[1].table):
-                self._replace_pair(attend, (q, k), found)
+                self._replace_pair(attend, (q, k), found, cond)
+            elif cond is not None:
+                continue
             elif not (found[0] is None and found[1] is None):
                 for node, rotation in zip((q, k), found, strict=True):
                     if rotation is not None:
@@ -73,9 +81,10 @@ class SubstituteRope(Transform):
             "owner": attend.frame.inst if attend.frame else None,
         }
 
-    def _replace_pair(self, attend: Node, states, found) -> None:
+    def _replace_pair(self, attend: Node, states, found, cond) -> None:
         args = (found[0].table.positions, found[0].x, found[1].x)
-        pair = self.make("rope", args, attend, **self._attrs(attend, found[0].table))
+        attrs = self._attrs(attend, found[0].table)
+        pair = self.make("rope", args, attend, cond=cond, **attrs)
         for i, (node, rotation) in enumerate(zip(states, found, strict=True)):
             new = self.make("item", (pair, i), node, axes=rotation.x.axes)
             self.change(
@@ -108,6 +117,27 @@ class SubstituteRope(Transform):
         if not sizes.same(whole, head):
             return None
         return found if table.partial else Rotation(found.x, replace(table, dim=head))
+
+
+def _conditional(q: Node, k: Node, equal):
+    """(cond, (q, k) where it holds) of operands that are rotated in some layers only."""
+    if is_op(q, "phi") and is_op(k, "phi") and same(q.args[0], k.args[0]):
+        for side in (1, 2):
+            if match_rotation(q.args[side], equal) is not None:
+                cond = q.args[0] if side == 1 else negate(q.args[0])
+                return cond, (q.args[side], k.args[side])
+    return None, (q, k)
+
+
+def _spared(found, q: Node, k: Node) -> bool:
+    """Whether the layers without rope leave queries and keys as they are."""
+    for rotation, node in zip(found, (q, k), strict=True):
+        if rotation is None:
+            return False
+        plain = [strip_casts(a) for a in node.args[1:]]
+        if strip_casts(rotation.x) not in plain:
+            return False
+    return True
 
 
 def match_rotation(node: Node, equal) -> Rotation | None:
@@ -287,11 +317,10 @@ def _inverse_frequencies(node):
     rope_type = tested_type(cond) if _plain_test(cond) else None
     if rope_type is None or not is_op(scaled, "rope_init"):
         return None
-    if not same(scaled.args[0], rope_type) or unwrap(rope_type).op != "item":
-        return None
-    parameters = unwrap(rope_type).args[0]
-    if not same(scaled.args[1], parameters):
-        return None  # the library reads other parameters than the default formula
+    parameters = scaled.args[1]  # what the library reads for the other types
+    for kind in (scaled.args[0], rope_type):
+        if not same(kind, read_item(parameters, "rope_type")):
+            return None
     dim = _default_dim(default, parameters)
     if dim is None:
         return None
@@ -323,7 +352,7 @@ def _default_dim(node, parameters):
     power = strip_casts(node.args[1])
     if not is_op(power, "pow") or not is_scalar(power.args[0]):
         return None
-    theta = Sym("item", (parameters, "rope_theta"))
+    theta = read_item(parameters, "rope_theta")
     exponent = strip_casts(power.args[1])
     if not same(power.args[0], theta) or not is_op(exponent, "truediv"):
         return None
