@@ -2,6 +2,7 @@
 
 from porter.analyze.model import Facts
 from porter.transforms.base import Change, Transform
+from porter.transforms.cache_expanded import CacheExpanded
 from porter.transforms.flatten_tokens import FlattenTokens
 from porter.transforms.fuse_gate_up import FuseGateUp
 from porter.transforms.fuse_qkv import FuseQkv
@@ -16,6 +17,7 @@ from porter.transforms.substitute_rope import SubstituteRope
 
 TRANSFORMS: tuple[type[Transform], ...] = (
     # substitute: what the engine must own, then what its layers do as well
+    CacheExpanded,
     SubstituteAttention,
     SubstituteExperts,
     SubstituteRope,

@@ -113,6 +113,18 @@ def _meet(candidates: list[Axis], equal) -> Axis:
     return best
 
 
+def tie(axes: Axes, others: Axes) -> None:
+    """The features of either side of a condition are those of its result: what splits the
+    one splits the other."""
+    for mine, other in zip(reversed(axes), reversed(others), strict=False):
+        if len(mine) != 1 or len(other) != 1:
+            continue
+        one, two = mine[0], other[0]
+        plain = not (one.role or two.role or one.repeats or two.repeats or two.pieces)
+        if plain and one is not two and two not in one.leaves():
+            two.pieces = (one,)
+
+
 def _copies(axis: Axis) -> int:
     return sum(f.repeats for f in axis)
 

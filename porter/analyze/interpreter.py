@@ -287,6 +287,8 @@ class Interpreter(
             axes = (b if inits[0] is a else a).axes
             return self.node("phi", (cond, a, b), axes, dtype="float32")
         axes = self._joined_axes(cond, a, b)
+        for side in (a, b):
+            ax.tie(axes, side.axes)
         return self.node("phi", (cond, a, b), axes, dtype=promote([a, b]))
 
     def _joined_axes(self, cond, a: Node, b: Node):

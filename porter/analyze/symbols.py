@@ -141,8 +141,9 @@ def _poly_op(x: Sym) -> Poly:
     if op == "truediv" or (op == "floordiv" and _divides_by_assumption(a, b)):
         if len(b) == 1:
             return _poly_mul(a, _poly_pow(b, Fraction(-1)))
-        if a == b:
-            return {(): Fraction(1)}
+        whole = _quotient(a, b)
+        if whole is not None:
+            return whole
     if op == "pow" and len(b) <= 1 and (not b or () in b):
         exponent = b.get((), Fraction(0))
         if len(a) == 1:
@@ -161,10 +162,23 @@ def _poly_op(x: Sym) -> Poly:
     return {(((op, _poly_key(a), _poly_key(b)), Fraction(1)),): Fraction(1)}
 
 
+def _quotient(a: Poly, b: Poly) -> Poly | None:
+    """a / b where a is b times one monomial: `n * (x + y) / (x + y)` is n."""
+    if not a or not b or len(a) != len(b):
+        return None
+    ((first, divisor),) = list(b.items())[:1]
+    inverse = {tuple((atom, -e) for atom, e in first): 1 / divisor}
+    for monomial, coefficient in a.items():
+        ratio = _poly_mul({monomial: coefficient}, inverse)
+        if _poly_mul(ratio, b) == a:
+            return ratio
+    return None
+
+
 def _divides_by_assumption(a: Poly, b: Poly) -> bool:
     """Sizes divide; an index (layer, position) that is floored does not."""
     if len(b) != 1:
-        return False
+        return _quotient(a, b) is not None
     if set(a) <= {()} and set(b) == {()}:
         return a.get((), Fraction(0)) % b[()] == 0
     return not any(
@@ -428,12 +442,21 @@ def simplify(x):
         return x  # not a size
     atoms: dict = {}
     collect_atoms(inner, atoms)
-    p = poly(inner)
-    if len(p) != 1:
+    terms = [_term(m, c, atoms) for m, c in poly(inner).items()]
+    if not terms or any(t is None for t in terms):
         return x
-    ((monomial, coefficient),) = p.items()
+    out = terms[0]
+    for each in terms[1:]:
+        out = arith("add", out, each)
+    return out if _parts(out) < _parts(x) else x
+
+
+def _term(monomial: tuple, coefficient: Fraction, atoms: dict):
+    """A positive summand of a size; None where it can't be written."""
+    if coefficient <= 0:
+        return None
     if any(atom not in atoms or e.denominator != 1 for atom, e in monomial):
-        return x
+        return None
     above: list = [atoms[a] for a, e in monomial if e > 0 for _ in range(int(e))]
     below: list = [atoms[a] for a, e in monomial if e < 0 for _ in range(int(-e))]
     if coefficient.denominator != 1:
@@ -443,7 +466,7 @@ def simplify(x):
     out = product(above)
     if below:
         out = Sym("floordiv", (out, product(below)))
-    return out if _parts(out) < _parts(x) else x
+    return out
 
 
 def from_poly(p: Poly, atoms: dict) -> Any:

@@ -270,7 +270,7 @@ def matmul(interp, a: Node, b: Node) -> Node:
     if has_role(left, "batch", "seq"):
         raise _mixes(interp, "`matmul`")
     try:
-        lead = ax.broadcast([a.axes[:-2], b.axes[:-2]])
+        lead = ax.broadcast([a.axes[:-2], b.axes[:-2]], interp.must_equal)
     except ax.AxisError as error:
         raise interp.gap(f"`matmul`: {error}") from error
     return interp.node("matmul", (a, b), (*lead, a.axes[-2], b.axes[-1]))

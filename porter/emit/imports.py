@@ -44,6 +44,8 @@ def import_block(text: str) -> str:
     standard = []
     if "re" in words and re.search(r"\bre\.compile", text):
         standard.append("import re")
+    if re.search(r"\bmath\.", text):
+        standard.append("import math")
     if "Iterable" in words:
         standard.append("from collections.abc import Iterable")
     if "islice" in words:

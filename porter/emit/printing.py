@@ -314,6 +314,8 @@ class Printer:
     def _regroup(self, have, want, tokens: bool) -> str:
         a = [tuple(map(id, leaves(x))) for x in have]
         b = [tuple(map(id, leaves(x))) for x in want]
+        if a == b:
+            return ""
         for i, group in enumerate(a):  # one axis is split, or some are merged
             if a[:i] == b[:i] and len(b) > len(a):
                 extra = len(b) - len(a) + 1
@@ -335,6 +337,10 @@ class Printer:
         for i in range(len(b)):
             if b[i] == () and b[:i] + b[i + 1 :] == a:
                 return f".unsqueeze({i - len(b)})"
+        for i, group in enumerate(a):
+            if group == () and len(a) > 1:
+                rest = have[:i] + have[i + 1 :]
+                return f".squeeze({i - len(a)})" + self._regroup(rest, want, tokens)
         lead = ["-1"] if tokens else []
         sizes = ", ".join([*lead, *(self.number(axis_size(x), 0) for x in want)])
         return f".reshape({sizes})"
@@ -343,6 +349,9 @@ class Printer:
         """Sizes of the parts of a split axis; that of heads, which ranks share, is left."""
         parts = ["-1", *(self.number(axis_size(a), 0) for a in axes[1:])]
         return ", ".join(parts)
+
+    def _count(self, factor: Factor) -> str:
+        return self.number(factor.size, 0)
 
     def _reorder(self, node, have, want, have_leaves, want_leaves, tokens: bool) -> str:
         kept = [f for f in want_leaves if not _is_copy(f, have_leaves)]
@@ -360,7 +369,9 @@ class Printer:
             slots = [":" if f in kept else "None" for f in want_leaves]
             out += f"[{', '.join([*lead, *slots])}]"
             first = ["-1"] if tokens else []
-            sizes = ["-1" if f in kept else self.number(f.size, 0) for f in want_leaves]
+            local = node.attrs.get("copies")
+            count = (lambda f: f"self.{local}") if local else self._count
+            sizes = ["-1" if f in kept else count(f) for f in want_leaves]
             out += f".expand({', '.join([*first, *sizes])})"
         if [leaves(a) for a in want] != [(f,) for f in want_leaves]:
             out += self._regroup([(f,) for f in want_leaves], want, tokens)

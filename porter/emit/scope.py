@@ -126,8 +126,18 @@ class ClassScope:
             "ifexp",
             "rope_scaling",
         ):
-            return self._attribute(_invented(inner), inner)
+            return self._attribute(self._free(_invented(inner), inner), inner)
         return None
+
+    def _free(self, name: str, value: Sym) -> str:
+        """An invented name, numbered where the class has another value of that name."""
+        known = [self.attrs.get(name), self.inst.attrs.get(name)]
+        if any(k is not None and key(k) != key(value) for k in known):
+            number = 2
+            while not same(self.attrs.get(f"{name}_{number}", value), value):
+                number += 1
+            return f"{name}_{number}"
+        return name
 
     def _attribute(self, name: str, value) -> str:
         if self.sizes and name in _ATTENTION_NAMES:

@@ -145,7 +145,12 @@ def mixes_heads(node: Node, heads: set[int]) -> bool:
 
 
 def _same_heads(part: Node, heads: set[int]) -> bool:
-    return has_heads(part, heads)
+    return has_heads(part, heads) or any(is_copies(axis) for axis in part.axes)
+
+
+def is_copies(axis) -> bool:
+    """Whether an axis only repeats what has no such axis: it is the same for each head."""
+    return bool(axis) and all(f.repeats for f in axis)
 
 
 def head_path(node: Node) -> list[Node]:

@@ -22,6 +22,7 @@ from porter.transforms.paths import (
     head_leaves,
     head_path,
     head_region,
+    is_copies,
 )
 
 
@@ -70,6 +71,8 @@ class PlaceParallel(Transform):
                     )
             if region.mixing:
                 self._full_axis(region, attend, i)
+            else:
+                _number_copies(region, name)
             self._leaks(region, attend, i)
         self._output(attend)
 
@@ -339,6 +342,14 @@ def _heads_first(end: Node, heads: set[int]) -> bool:
         return True
     leaves = [leaf for factor in end.axes[-1] for leaf in factor.leaves()]
     return bool(leaves) and id(leaves[0]) in heads
+
+
+def _number_copies(region: HeadRegion, name: str) -> None:
+    """What is repeated for every head is so for the rank's own heads."""
+    for cat in [n for n in region.nodes if n.op == "cat"]:
+        for part in cat.args[0]:
+            if part.final.op == "rearrange" and any(map(is_copies, part.final.axes)):
+                part.final.attrs["copies"] = name
 
 
 def _below(node: Node, frame: Frame | None) -> Frame | None:
