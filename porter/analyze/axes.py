@@ -10,15 +10,16 @@ class AxisError(ValueError):
     """The shapes don't fit in a way that the algebra can follow."""
 
 
-def reshape(axes: Axes, sizes: list[Any]) -> Axes:
-    """Regroup the factors of `axes` into axes of the given sizes; one may be -1."""
+def reshape(axes: Axes, sizes: list[Any], equal=same) -> Axes:
+    """Regroup the factors of `axes` into axes of the given sizes; one may be -1.
+    equal(a, b): whether two sizes are one."""
     factors = [leaf for axis in axes for factor in axis for leaf in factor.leaves()]
     wild = [i for i, s in enumerate(sizes) if constant(s) == -1]
     if len(wild) > 1:
         raise AxisError("more than one -1 in a view")
     cut = wild[0] if wild else len(sizes)
-    left = [_take(factors, size, front=True) for size in sizes[:cut]]
-    right = [_take(factors, size, front=False) for size in reversed(sizes[cut + 1 :])]
+    left = [_take(factors, size, True, equal) for size in sizes[:cut]]
+    right = [_take(factors, size, False, equal) for size in reversed(sizes[cut + 1 :])]
     if not wild:
         if any(constant(f.size) != 1 for f in factors):
             raise AxisError(f"the view leaves out {[f.size for f in factors]}")
@@ -26,7 +27,7 @@ def reshape(axes: Axes, sizes: list[Any]) -> Axes:
     return (*left, tuple(factors), *reversed(right))
 
 
-def _take(factors: list[Factor], size, front: bool) -> Axis:
+def _take(factors: list[Factor], size, front: bool, equal=same) -> Axis:
     """Remove from one end of `factors` those that make up `size`, splitting the last."""
     if constant(size) == 1:
         return ()
@@ -39,6 +40,8 @@ def _take(factors: list[Factor], size, front: bool) -> Axis:
             raise AxisError(f"no axis of size {describe(size)} to make this view from")
         factor = factors[0 if front else -1]
         count = _whole_factors(factors, rest, front)
+        if not count and not factor.role and equal(rest, factor.size):
+            count = 1
         if count:
             for _ in range(count):
                 taken.append(factors.pop(0 if front else -1))

@@ -220,7 +220,7 @@ class ExpertLoops(Part):
             index.axis
         )
         for mine, other in zip(x.axes[1:], source.axes[1:], strict=True):
-            fits = fits and same(axis_size(mine), axis_size(other))
+            fits = fits and self.must_equal(axis_size(mine), axis_size(other))
         if not fits:
             raise self.gap("`index_add` of other sizes than the routed tokens'")
         return self.node("scatter_pairs", (x, source), x.axes, dtype=x.dtype)

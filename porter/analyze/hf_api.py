@@ -5,6 +5,7 @@ ACT2FN, the attention interface, rope initialisation, model outputs.
 """
 
 import ast
+from fractions import Fraction
 from typing import Any
 
 from porter.analyze import expert_loops, torch_elementwise
@@ -27,6 +28,7 @@ from porter.analyze.symbols import (
     constant,
     is_symbolic,
     negate,
+    poly,
     same,
     unwrap,
 )
@@ -295,7 +297,7 @@ def _cache_method(interp, name: str, args: list, kwargs: dict) -> Any:
     if name == "update":
         key_states, value_states = args[0], args[1]
         index = args[2] if len(args) > 2 else kwargs.get("layer_idx")
-        if not same(index, LAYER):
+        if not _own_index(interp, index):
             raise interp.gap(
                 "the cache of another layer is written",
                 "sharing keys and values between layers isn't ported yet",
@@ -310,6 +312,21 @@ def _cache_method(interp, name: str, args: list, kwargs: dict) -> Any:
     if name in ("is_compileable", "is_sliding"):
         return Opaque(f"the cache's {name}")
     raise interp.gap(f"`.{name}()` of the cache isn't followed")
+
+
+def _own_index(interp, index) -> bool:
+    """Whether a cache index is that of the module's own: the layer's, or one of several in
+    a layer (`2 * layer + i`), which no other module uses."""
+    if same(index, LAYER):
+        return True
+    layer = ((LAYER.key, Fraction(1)),)
+    terms = poly(index)
+    step, first = terms.get(layer, Fraction(0)), terms.get((), Fraction(0))
+    if not set(terms) <= {layer, ()} or not 0 <= first < step:
+        return False
+    inst = interp.frame.inst if interp.frame is not None else None
+    owner = interp.cache_indices.setdefault((step, first), inst)
+    return owner is inst and len({k[0] for k in interp.cache_indices}) == 1
 
 
 def remembered(interp, states) -> Node:
@@ -695,7 +712,8 @@ def compare_dtypes(interp, op, left, right):
     if tags[0] == tags[1]:
         equal: Any = True
     elif None in tags:
-        raise interp.gap("a branch depends on the dtype of the activations")
+        same_dtype = Sym("dtype_is", tuple(str(t) for t in tags))
+        return same_dtype if isinstance(op, (ast.Eq, ast.Is)) else negate(same_dtype)
     else:
         equal = False
     return equal if isinstance(op, (ast.Eq, ast.Is)) else not equal

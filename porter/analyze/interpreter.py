@@ -82,6 +82,7 @@ class Interpreter(
         self.frame: Frame | None = None
         self.loop: Loop | None = None
         self.experts = None
+        self.cache_indices: dict[Any, Any] = {}
         self.depth = 0
         self.line = 0
         self.end_line = 0
@@ -248,6 +249,8 @@ class Interpreter(
                 "a branch depends on the number of tokens",
                 "vLLM batches tokens of several sequences",
             )
+        if contains(cond, "dtype_is"):
+            return self._join_dtypes(a, b)
         if isinstance(a, Node) and isinstance(b, Node):
             return self._join_nodes(cond, a, b)
         if is_scalar(a) and is_scalar(b):
@@ -272,6 +275,19 @@ class Interpreter(
             return a
         return Choice(cond, a, b)
 
+    def _join_dtypes(self, a, b):
+        """Sides of a branch on the activations' dtype: equal but for a cast upwards."""
+        sides = [a, b]
+        for i, side in enumerate(sides):
+            while isinstance(side, Node) and side.op == "cast":
+                if side.dtype not in (None, "float32"):
+                    break
+                side = side.args[0]
+            sides[i] = side
+        if sides[0] is not sides[1]:
+            raise self.gap("a branch depends on the dtype of the activations")
+        return sides[0]
+
     def _join_nodes(self, cond, a: Node, b: Node):
         if a is b:
             return a
@@ -295,7 +311,7 @@ class Interpreter(
         if contains(cond, "runtime") and len(a.axes) == len(b.axes):
             return tuple(map(self._longer, a.axes, b.axes))
         try:
-            return ax.broadcast([a.axes, b.axes])
+            return ax.broadcast([a.axes, b.axes], self.sizes.same)
         except ax.AxisError as error:
             # where cond says that two sizes are equal, that side fits the other's axes
             if cond.op == "eq" and len(a.axes) == len(b.axes):

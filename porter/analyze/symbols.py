@@ -22,6 +22,7 @@ BOOLEAN = {
     "in",
     "isinstance",
     "is_expert",
+    "dtype_is",
 }
 WRAPPERS = {"param", "attr"}
 

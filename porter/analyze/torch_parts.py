@@ -182,7 +182,7 @@ def split(interp, x: Node, split_size_or_sections=None, dim=0, **kwargs):
         high = arith("add", low, size)
         out.append(narrow(interp, x, at, low, high))
         low = high
-    if not same(low, axis_size(x.axes[at])):
+    if not interp.must_equal(low, axis_size(x.axes[at])):
         raise interp.gap(f"`split` sizes don't add up to {axis_size(x.axes[at])}")
     return tuple(out)
 

@@ -7,7 +7,7 @@ from porter.analyze.graph import (
     axis_size,
     has_role,
 )
-from porter.analyze.symbols import constant, describe, same
+from porter.analyze.symbols import constant, describe, is_symbolic, same
 from porter.analyze.token_axes import _mixes, forbid_tokens
 from porter.analyze.torch_elementwise import binary, dtype_tag
 from porter.analyze.values import Opaque, Output, is_scalar
@@ -121,7 +121,7 @@ def max_along(interp, x: Node, *args, **kwargs):
 
 
 def vector_norm(interp, x: Node, p=2, dim=None, keepdim=False) -> Node:
-    if constant(p) is None and p != "fro":
+    if constant(p) is None and p != "fro" and not is_symbolic(p):
         raise interp.gap("a norm of symbolic order isn't followed")
     return reduce(interp, "norm", x, dim, keepdim, p=2 if p == "fro" else p)
 

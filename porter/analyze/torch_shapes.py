@@ -22,7 +22,23 @@ def view(interp, x: Node, *sizes, **kwargs):
     if len(sizes) == 1 and isinstance(sizes[0], (Dtype, DtypeOf)):
         raise interp.gap("`view` as another dtype isn't followed")
     shape = _flat_sizes(interp, sizes)
-    return rearranged(interp, x, lambda: ax.reshape(x.axes, shape))
+    whole = [(f, f.pieces) for axis in x.axes for g in axis for f in g.leaves()]
+    try:
+        axes = ax.reshape(x.axes, shape)
+    except ax.AxisError:
+        axes = None
+    if axes is None or any(_folds(axis) for axis in axes):
+        for factor, pieces in whole:
+            factor.pieces = pieces
+        # only sizes that the config ties by convention can make this a view of tokens
+        return rearranged(
+            interp, x, lambda: ax.reshape(x.axes, shape, interp.must_equal)
+        )
+    return rearranged(interp, x, lambda: axes)
+
+
+def _folds(axis) -> bool:
+    return has_role(axis, "seq") and any(not f.role for f in axis)
 
 
 def _flat_sizes(interp, sizes) -> list:

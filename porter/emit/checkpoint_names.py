@@ -83,13 +83,31 @@ def _tables(tree: ast.Module) -> dict[str, list[ast.expr]]:
             for key, value in zip(node.keys, node.values, strict=True):
                 if isinstance(key, ast.Constant) and isinstance(value, ast.List):
                     found.setdefault(str(key.value), value.elts)
-        elif isinstance(node, ast.Assign) and isinstance(
-            node.targets[0], ast.Subscript
-        ):
-            key, value = node.targets[0].slice, node.value
-            if isinstance(key, ast.Constant) and isinstance(value, ast.List):
-                found[str(key.value)] = value.elts
+    for stmt in ast.walk(tree):  # statements of one body come in their order
+        if isinstance(stmt, (ast.Assign, ast.AugAssign)):
+            target = stmt.targets[0] if isinstance(stmt, ast.Assign) else stmt.target
+            name = _entry_name(target)
+            items = _listed(stmt.value, found)
+            if name is not None and items is not None:
+                before = found.get(name, []) if isinstance(stmt, ast.AugAssign) else []
+                found[name] = [*before, *items]
     return found
+
+
+def _entry_name(node: ast.expr) -> str | None:
+    """key of `mapping[key]`"""
+    if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+        return str(node.slice.value)
+    return None
+
+
+def _listed(value: ast.expr, found: dict[str, list[ast.expr]]) -> list | None:
+    """A list, or another entry of the table, copied or not."""
+    if isinstance(value, ast.List):
+        return value.elts
+    if isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute):
+        value = value.func.value if value.func.attr == "copy" else value
+    return found.get(_entry_name(value) or "")
 
 
 def _aliases(tree: ast.Module) -> dict[str, str]:

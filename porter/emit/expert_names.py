@@ -36,7 +36,7 @@ def converter_rules(
             old, new = _rename(source, role, plan, targets[0])
             if new is None:
                 return None
-            if old != new.replace("\\1", r"(\d+)"):
+            if old.replace("\\.", ".") != new.replace("\\1", r"(\d+)"):
                 out[old] = new
     return out if found else None
 

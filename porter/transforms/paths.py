@@ -56,6 +56,7 @@ def head_region(node: Node, heads: set[int]) -> HeadRegion:
     """
     region = HeadRegion()
     stack, seen = [node], set()
+    packed: set[int] = set()  # what makes several operands, one behind the other
     while stack:
         current = stack.pop()
         if current.id in seen:
@@ -68,7 +69,10 @@ def head_region(node: Node, heads: set[int]) -> HeadRegion:
         if current.op not in _HEAD_LOCAL or mixes_heads(current, heads):
             region.mixing.append(current)
         for operand in _tensor_inputs(current):
-            if has_heads(operand, heads) or _cut_from(current, operand):
+            cut = current.id in packed or _cut_from(current, operand)
+            if cut:
+                packed.add(operand.id)
+            if has_heads(operand, heads) or cut:
                 stack.append(operand)
                 continue
             region.mixing += _summed(operand, heads)
@@ -79,11 +83,19 @@ def head_region(node: Node, heads: set[int]) -> HeadRegion:
 
 def _cut_from(part: Node, packed: Node) -> bool:
     """Whether `part` is a block of a projection that makes several operands at once."""
-    return (
-        part.op == "slice"
-        and packed.op == "linear"
-        and part.attrs["dim"] in (-1, len(part.axes) - 1)
-    )
+    if part.op != "slice" or part.attrs["dim"] not in (-1, len(part.axes) - 1):
+        return False
+    return _is_packed(packed)
+
+
+def _is_packed(node: Node) -> bool:
+    """A projection, or what works on each of its outputs by itself."""
+    if node.op == "linear":
+        return True
+    tensors = [a for a in node.args if isinstance(a, Node)]
+    if node.op not in ELEMENTWISE or not tensors:
+        return False
+    return all(_is_packed(t) for t in tensors)
 
 
 def _summed(node: Node, heads: set[int]) -> list[Node]:
