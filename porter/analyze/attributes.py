@@ -3,7 +3,7 @@
 import ast
 from typing import Any
 
-from porter.analyze import hf_api, torch_creation, torch_ops
+from porter.analyze import hf_api, torch_complex, torch_creation, torch_ops
 from porter.analyze.expert_loops import PAIRS, ExpertHit, ExpertIndex, PairIndex
 from porter.analyze.graph import Node
 from porter.analyze.part import Part
@@ -12,6 +12,7 @@ from porter.analyze.symbols import (
     config_field,
     unwrap,
 )
+from porter.analyze.torch_complex import Complex
 from porter.analyze.torch_selection import Picked
 from porter.analyze.values import (
     DEVICE,
@@ -65,6 +66,8 @@ class Attributes(Part):
             return (PAIRS,)
         if isinstance(obj, (ExpertHit, ExpertIndex, PairIndex)):
             return ExternalMethod(obj, name)
+        if isinstance(obj, Complex):
+            return torch_complex.attribute(self, obj, name)
         if isinstance(obj, Picked):
             return obj.attribute(self, name)
         if isinstance(obj, (dict, list, str, Cache, Dtype, DtypeOf, tuple)):

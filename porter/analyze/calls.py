@@ -3,13 +3,14 @@
 import ast
 from typing import Any
 
-from porter.analyze import hf_api, torch_elementwise, torch_ops
+from porter.analyze import hf_api, torch_complex, torch_elementwise, torch_ops
 from porter.analyze.graph import Node
 from porter.analyze.part import Part
 from porter.analyze.symbols import (
     Sym,
     unwrap,
 )
+from porter.analyze.torch_complex import Complex
 from porter.analyze.torch_modules import bind_leaf, is_leaf
 from porter.analyze.torch_ops import is_in_place
 from porter.analyze.values import (
@@ -109,6 +110,8 @@ class Calls(Part):
     def call_external_method(self, fn: ExternalMethod, args, kwargs):
         if isinstance(fn.obj, Node):
             return torch_ops.method(self, fn.obj, fn.name, args, kwargs)
+        if isinstance(fn.obj, Complex):
+            return torch_complex.method(self, fn.obj, fn.name, args, kwargs)
         return hf_api.method(self, fn.obj, fn.name, args, kwargs)
 
     def bind(self, fn: Function, env, args, kwargs, inst) -> None:

@@ -96,9 +96,10 @@ class Names(Part):
         while scope is not None:
             if node.id in scope.vars:
                 value = self.resolve(scope.vars[node.id])
-                if isinstance(value, Choice) and MISSING in (value.then, value.other):
-                    return value.then if value.other is MISSING else value.other
-                return value
+                bound = self._bound(value)
+                if bound is not value:
+                    self.hint(bound, node.id, env)
+                return bound
             scope = scope.outer
         found = self.sources.lookup(env.file, node.id)
         if isinstance(found, ast.expr):
@@ -113,6 +114,17 @@ class Names(Part):
         if node.id.endswith(("Error", "Warning", "Exception")):
             return External(f"builtins.{node.id}")
         raise self.gap(f"`{node.id}` isn't bound to anything that can be read")
+
+    def _bound(self, value):
+        """A name's value where it has one: Python fails on the other sides."""
+        if not isinstance(value, Choice):
+            return value
+        then, other = self._bound(value.then), self._bound(value.other)
+        if then is MISSING or other is MISSING:
+            return other if then is MISSING else then
+        if then is value.then and other is value.other:
+            return value
+        return self.join(value.cond, then, other)
 
     def _module_constant(self, env, name: str, expr: ast.expr):
         try:

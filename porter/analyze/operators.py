@@ -3,7 +3,7 @@
 import ast
 from typing import Any
 
-from porter.analyze import hf_api, torch_elementwise, torch_ops
+from porter.analyze import hf_api, torch_complex, torch_elementwise, torch_ops
 from porter.analyze.expert_loops import ExpertIndex, compare_expert
 from porter.analyze.graph import Node
 from porter.analyze.part import Part
@@ -19,6 +19,7 @@ from porter.analyze.symbols import (
     same,
     unwrap,
 )
+from porter.analyze.torch_complex import Complex
 from porter.analyze.values import (
     Activation,
     Cache,
@@ -85,6 +86,8 @@ class Operators(Part):
         left, right = self.resolve(left), self.resolve(right)
         if isinstance(left, Choice) or isinstance(right, Choice):
             return self._binary_choice(operator, left, right)
+        if isinstance(left, Complex) or isinstance(right, Complex):
+            return torch_complex.binary(self, op, left, right)
         if isinstance(left, Node) or isinstance(right, Node):
             return torch_elementwise.binary(self, op, left, right)
         if (

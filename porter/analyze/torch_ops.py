@@ -8,6 +8,7 @@ from typing import Any
 
 from porter.analyze import axes as ax
 from porter.analyze import positions as pos
+from porter.analyze import torch_complex
 from porter.analyze.graph import (
     Node,
     axis_size,
@@ -112,6 +113,9 @@ def call(interp, name: str, args: list, kwargs: dict) -> Any:
         return _unknown(interp, name, args, kwargs)
     if name.startswith("math."):
         return _math(interp, short, args)
+    made = torch_complex.call(interp, short, args, kwargs)
+    if made is not NotImplemented:
+        return made
     made = _creation(interp, short, args, kwargs)
     if made is not NotImplemented:
         return made

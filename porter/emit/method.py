@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from porter.analyze.graph import Frame, Node, Span, dependencies
-from porter.analyze.symbols import negate
+from porter.analyze.symbols import key, negate
 from porter.emit.frames import Call, FrameGraph
 from porter.emit.names import hinted, preferred
 from porter.emit.printing import Printer
@@ -64,6 +64,7 @@ class Body:
         self.stop: set[int] = set()
         self.bound: list[Node] = []
         self.reserved: set[str] = set()
+        self.branches: dict[int, int] = {}
         self.spans: list[Span] = []
 
     # -- what is to be written
@@ -93,6 +94,7 @@ class Body:
             found = self._item(root)
             if found is not None:
                 visit(found)
+        self._pair_branches([i.node for i in order if i.node is not None])
         self.readers = {}
         for root in roots:
             self.readers.setdefault(root.id, []).append((0, ()))
@@ -116,7 +118,7 @@ class Body:
         node = item.node
         if node is not None and node.op == "phi":
             for side, operand in ((True, node.args[1]), (False, node.args[2])):
-                branch = (*region, (node.id, side))
+                branch = (*region, (self._test(node), side))
                 self.readers.setdefault(operand.id, []).append((item.key, branch))
             return
         for dep in self._deps(item):
@@ -321,7 +323,9 @@ class Body:
 
     def _branch(self, phi: Node) -> None:
         cond, then, other = phi.args
-        if self._one_call(phi, then, other):
+        together = self._companions(phi)
+        if together:
+            self._branch_together([phi, *together])
             return
         for dep in self._hoisted(phi):
             self.prepare(dep)
@@ -337,35 +341,57 @@ class Body:
             return
         self.line(f"if {self.scope.condition(cond, self, sides)}:", spans)
         start = len(self.lines)
-        self._side(phi, *sides[0], name)
+        self._side(sides[0][0], [(phi, sides[0][1], name)])
         if needs[1]:
             middle = len(self.lines)
             self.line("else:", spans)
-            self._side(phi, *sides[1], name)
+            self._side(sides[1][0], [(phi, sides[1][1], name)])
             self._join_equal(start, middle)
         self.hold(phi, name)
 
-    def _one_call(self, phi: Node, then: Node, other: Node) -> bool:
-        """Either of two modules, under one name, is given the same: one call of it."""
-        items = [self._item(n) for n in (then, other)]
-        calls = [i.call for i in items if i is not None and i.call is not None]
-        if len(calls) != 2 or any(len(c.outputs) != 1 for c in calls):
-            return False
-        free = [self.graph.free(c.frame) for c in calls]
-        names = {self.scope.module(c.frame.inst) for c in calls}
-        if len(names) != 1 or free[0] != free[1]:
-            return False
-        for dep in free[0]:
+    def _pair_branches(self, nodes: list[Node]) -> None:
+        """Phis of one condition that unpack the same values are one branch."""
+        phis = [n for n in nodes if n.op == "phi"]
+        for i, phi in enumerate(phis):
+            for other in phis[:i]:
+                if key(other.args[0]) == key(phi.args[0]) and any(
+                    a.op == b.op == "picked" and a.args[0] is b.args[0]
+                    for a, b in zip(phi.args[1:], other.args[1:], strict=True)
+                ):
+                    self.branches[phi.id] = self._test(other)
+
+    def _test(self, phi: Node) -> int:
+        """The phi that a branch goes by."""
+        return self.branches.get(phi.id, phi.id)
+
+    def _companions(self, phi: Node) -> list[Node]:
+        nodes = [i.node for i in self.items.values() if i.node is not None]
+        return [
+            n
+            for n in nodes
+            if n.op == "phi" and n is not phi and self._test(n) == self._test(phi)
+            if n.id not in self.emitted and self.name(n) is None
+        ]
+
+    def _branch_together(self, phis: list[Node]) -> None:
+        for dep in [d for phi in phis for d in self._hoisted(phi)]:
             self.prepare(dep)
-        self.spans = [phi.span]
-        args = ", ".join(self.operand(d) for d in free[0])
-        name = self.take_name(phi)
-        self.line(f"{name} = {names.pop()}({args})", self.spans)
-        self.hold(phi, name)
-        for item in items:
-            assert item is not None
-            self.emitted.add(item.key)
-        return True
+        self.spans = [phi.span for phi in phis]
+        names: list[str] = []
+        for phi in phis:
+            names.append(self.take_name(phi))
+            self.reserved.add(names[-1])
+        self.reserved -= set(names)
+        spans, cond = self.spans, phis[0].args[0]
+        sides = [(True, phis[0].args[1]), (False, phis[0].args[2])]
+        self.line(f"if {self.scope.condition(cond, self, sides)}:", spans)
+        for i, side in ((1, True), (2, False)):
+            if i == 2:
+                self.line("else:", spans)
+            parts = zip(phis, names, strict=True)
+            self._side(side, [(phi, phi.args[i], name) for phi, name in parts])
+        for phi, name in zip(phis, names, strict=True):
+            self.hold(phi, name)
 
     def _join_equal(self, start: int, middle: int) -> None:
         """Sides that read alike, a module in the place of another, need no condition."""
@@ -377,14 +403,21 @@ class Body:
             text = "\n".join(part.removeprefix("    ") for part in a.text.split("\n"))
             self.lines.append(Line(text, [*a.spans, *b.spans]))
 
-    def _side(self, phi: Node, side: bool, operand: Node, name: str) -> None:
+    def _side(self, side: bool, parts: list[tuple[Node, Node, str]]) -> None:
+        """One side of a branch: (phi, what it is there, under which name)."""
         saved = (
             {k: list(v) for k, v in self.called.items()},
             dict(self.holder),
             self.region,
         )
-        self.region = (*self.region, (phi.id, side))
         self.indent += 1
+        for phi, operand, name in parts:
+            self.region = (*saved[2], (self._test(phi), side))
+            self._put(operand, name)
+        self.indent -= 1
+        self.called, self.holder, self.region = saved
+
+    def _put(self, operand: Node, name: str) -> None:
         item = self._item(operand)
         if self.name(operand) is not None:
             self.spans = []
@@ -394,7 +427,7 @@ class Body:
             given = self.name(operand)
             if given is not None and given != name:
                 self._rename_last(given, name)
-        elif operand.op == "phi" or self.scope.group(operand, self) is not None:
+        elif operand.op in ("phi", "item", "picked"):
             self.prepare(operand)
             if self.name(operand) != name:
                 self.line(f"{name} = {self.name(operand)}")
@@ -402,8 +435,6 @@ class Body:
             for dep in self._deps(item) if item is not None else []:
                 self.prepare(dep)
             self.statement(operand, name)
-        self.indent -= 1
-        self.called, self.holder, self.region = saved
 
     def _rename_last(self, old: str, new: str) -> None:
         last = self.lines[-1]
@@ -434,7 +465,7 @@ class Body:
             if item is None:
                 return
             region = self.regions.get(item.key, ())
-            if not any(step[0] == phi.id for step in region):
+            if not any(step[0] == self._test(phi) for step in region):
                 out.append(node)
                 return
             for dep in self._deps(item):
@@ -449,7 +480,8 @@ class Body:
     def _alive(self, node: Node, phi: Node) -> bool:
         """Whether a statement yet to come, outside phi and its branches, reads node."""
         for reader, region in self.readers.get(node.id, []):
-            if reader == phi.id or any(step[0] == phi.id for step in region):
+            test = self._test(phi)
+            if reader == phi.id or any(step[0] == test for step in region):
                 continue
             if reader not in self.emitted and not _exclusive(region, self.region):
                 return True
