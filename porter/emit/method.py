@@ -421,7 +421,8 @@ class Body:
         item = self._item(operand)
         if self.name(operand) is not None:
             self.spans = []
-            self.line(f"{name} = {self.operand(operand)}")
+            if self.holder.get(name) is not operand:
+                self.line(f"{name} = {self.operand(operand)}")
         elif item is not None and item.call is not None:
             self._call(item)
             given = self.name(operand)
