@@ -5,11 +5,11 @@ is cut in chunks, shares its batch, or is computed on two ranks. Here the same
 prompts go through engines that are set up differently, and the tokens must stay.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from porter.gap import CannotRun, UsageError
 from porter.verify.comparison import TIE, parting, rel_rmse, tie_gap
+from porter.verify.engines import MakeEngine
 from porter.verify.trace import Trace, generate
 
 CHUNK = 13  # tokens a step: less than most prompts, not a divisor of their lengths
@@ -19,8 +19,6 @@ TWO_RANKS = {
     "pp2": {"pipeline_parallel_size": 2},
 }
 
-MakeEngine = Callable[..., Any]
-
 
 def check_invariances(
     make_engine: MakeEngine,
@@ -29,18 +27,25 @@ def check_invariances(
     *,
     tp: int = 1,
     two_ranks: bool = True,
+    schedules: bool = True,
+    compiled: bool = False,
 ) -> dict[str, bool]:
     """Run the prompts of `traces` again under other schedules and on two ranks.
 
     make_engine(**options) gives an engine of the same port and weights. Returns
     name -> held. `tp2` and `pp2` are left out where the model can't be split so, or
-    where `traces` are from several ranks themselves.
+    where `traces` are from several ranks themselves. schedules: whether to try other
+    ones. compiled: whether to run under torch.compile too, which the engine must have.
     """
-    held = {
-        "mixed_batch": _mixed_batch(make_engine, traces, tp),
-        "staggered": _staggered(make_engine, traces, tp),
-        "chunked_prefill": _chunked_prefill(make_engine, traces, tolerance, tp),
-    }
+    held = {}
+    if schedules:
+        held = {
+            "mixed_batch": _mixed_batch(make_engine, traces, tp),
+            "staggered": _staggered(make_engine, traces, tp),
+            "chunked_prefill": _chunked_prefill(make_engine, traces, tolerance, tp),
+        }
+    if compiled:
+        held["compiled"] = _compiled(make_engine, traces, tolerance, tp)
     if two_ranks and tp == 1:
         for name, options in TWO_RANKS.items():
             split = _two_ranks(make_engine, traces, tolerance, options)
@@ -69,6 +74,14 @@ def _chunked_prefill(
 ) -> bool:
     """Prompts read CHUNK tokens a step, the later chunks through the paged cache."""
     with make_engine(tensor_parallel_size=tp, max_num_batched_tokens=CHUNK) as llm:
+        return _same_tokens(llm, traces) and _same_logits(llm, traces, tolerance)
+
+
+def _compiled(
+    make_engine: MakeEngine, traces: list[Trace], tolerance: float, tp: int
+) -> bool:
+    """The graph that torch.compile made of the model, in place of its code."""
+    with make_engine(tensor_parallel_size=tp, compiled=True) as llm:
         return _same_tokens(llm, traces) and _same_logits(llm, traces, tolerance)
 
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from porter.gap import CannotRun, UsageError
+from porter.gap import UsageError
 from porter.verify.bisection import first_divergence, telling_tolerance
 from porter.verify.checkpoint import Checkpoint, make_checkpoint, vocabulary
 from porter.verify.comparison import Comparison, compare, rel_rmse
-from porter.verify.invariances import MakeEngine, check_invariances
+from porter.verify.engines import MakeEngine, check_engine, fitting, make_engines
+from porter.verify.invariances import check_invariances
 from porter.verify.origin import Source, find_source
 from porter.verify.reference import load_reference, some, trace_reference
 from porter.verify.result import VerifyResult
@@ -88,10 +89,12 @@ def verify(
             hf_factory=hf_factory,
             allow_pickle=allow_pickle,
             max_tokens=max_tokens,
+            engine=engine,
         )
-        engines = porter_engines(
+        engines = engines_for(
             port,
             subject,
+            engine,
             dtype=dtype,
             pipeline_parallel_size=pp,
             trust_remote_code=trust_remote_code,
@@ -100,6 +103,7 @@ def verify(
         return verify_subject(
             subject,
             engines,
+            engine=engine,
             tp=tp,
             pp=pp,
             dtype=dtype,
@@ -111,12 +115,9 @@ def verify(
 def _check_choices(against: str, engine: str, dtype: str) -> None:
     if against != "hf":
         raise UsageError(f"--against {against}: only hf is known")
-    if engine not in ("porter", "vllm"):
-        raise UsageError(f"--engine {engine}: porter or vllm was expected")
-    if engine == "vllm":
-        raise CannotRun("--engine vllm: this porter verifies on its own runtime only")
     if dtype not in TOLERANCE:
         raise UsageError(f"--dtype {dtype}: one of {', '.join(TOLERANCE)} was expected")
+    check_engine(engine)
 
 
 def make_subject(
@@ -129,15 +130,19 @@ def make_subject(
     hf_factory: Callable[[Path], Any] | None = None,
     allow_pickle: bool = False,
     max_tokens: int = MAX_TOKENS,
+    engine: str = "porter",
 ) -> Subject:
-    """The reference's answers for `model_dir`, or a tiny checkpoint in `scratch`."""
+    """The reference's answers for `model_dir`, or a tiny checkpoint in `scratch`.
+
+    engine: whose kernels the sizes of a tiny checkpoint have to fit.
+    """
     checkpoint = None
     source = source if isinstance(source, Source) else Source(source)
     if model_dir is None:
         checkpoint = make_checkpoint(
             source.model_class,
             scratch,
-            config_overrides=config_overrides,
+            config_overrides=fitting(engine, source.model_class, config_overrides),
             seed=seed,
             code=source.code,
         )
@@ -155,27 +160,23 @@ def make_subject(
     return Subject(model_dir, reference, traces, checkpoint)
 
 
-def porter_engines(port: Path, subject: Subject, **fixed: Any) -> MakeEngine:
-    """Makes engines of the bundled runtime for one port and one checkpoint.
+def engines_for(
+    port: Path, subject: Subject, engine: str = "porter", **fixed: Any
+) -> MakeEngine:
+    """Makes engines for one port and one checkpoint.
 
     They are made for the length that is verified: where the frequencies of a rope
-    depend on the length, a port may hold up to some length only. Weights that don't
-    match are told by the engine's report, not raised.
+    depend on the length, a port may hold up to some length only.
     """
-    from porter.runtime.llm import LLM
-
     given = {"max_model_len": subject.max_model_len, **fixed}
-
-    def make_engine(**options: Any) -> Any:
-        return LLM(port, subject.model_dir, strict=False, **{**given, **options})
-
-    return make_engine
+    return make_engines(engine, port, subject.model_dir, **given)
 
 
 def verify_subject(
     subject: Subject,
     make_engine: MakeEngine,
     *,
+    engine: str = "porter",
     tp: int = 1,
     pp: int = 1,
     dtype: str = "float32",
@@ -185,7 +186,9 @@ def verify_subject(
 ) -> VerifyResult:
     """All criteria for one subject and the engines that `make_engine` makes.
 
-    invariances: whether to check them too, `tp2` among them with `two_ranks`.
+    engine: their kind. invariances: whether to check them too, `tp2` among them with
+    `two_ranks`. vLLM takes half a minute to start on several ranks, so two ranks are
+    left to a run that asks for them, and such a run to the schedule that it has.
     """
     started = time.perf_counter() if started is None else started
     with make_engine(tensor_parallel_size=tp) as llm:
@@ -200,13 +203,20 @@ def verify_subject(
     held = {}
     if invariances and not failures:
         tolerance = TOLERANCE[dtype]
+        in_vllm = engine == "vllm"
         held = check_invariances(
-            make_engine, traces, tolerance, tp=tp, two_ranks=two_ranks
+            make_engine,
+            traces,
+            tolerance,
+            tp=tp,
+            two_ranks=two_ranks and not in_vllm,
+            schedules=not in_vllm or tp * pp == 1,
+            compiled=in_vllm,
         )
         failures += [f"not the same with {name}" for name, ok in held.items() if not ok]
     return VerifyResult(
         passed=not failures,
-        engine="porter",
+        engine=engine,
         tp=tp,
         pp=pp,
         dtype=dtype,
@@ -235,7 +245,7 @@ def _bisect(
         for ours, theirs in zip(subject.traces, traces, strict=True)
     ]
     worst_first = sorted(range(len(errors)), key=lambda i: -errors[i])
-    with make_engine(tensor_parallel_size=1) as llm:
+    with make_engine(tensor_parallel_size=1, pipeline_parallel_size=1) as llm:
         for i in worst_first:
             tolerance = telling_tolerance(errors[i])
             prompt = subject.prompts[i]

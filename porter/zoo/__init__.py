@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from porter.gap import CannotRun
 from porter.output import write_files, write_json
 from porter.zoo.category import category as category_of
 from porter.zoo.listing import find, transformers_version
@@ -36,13 +35,16 @@ def zoo(
     processes at a time, as many as there are cores by default. Raises UsageError
     (unknown name, unwritable file) and CannotRun (an engine that isn't here).
     """
-    if engine != "porter":
-        raise CannotRun(f"--engine {engine}: the zoo runs on porter's own runtime only")
+    if not convert_only:  # which needs no torch
+        from porter.verify.engines import check_engine
+
+        check_engine(engine)
     specimens = [s for s in find(list(names)) if category in (None, category_of(s))]
     started = time.perf_counter()
     with _progress(len(specimens) * (1 if convert_only else 2)) as advance:
         entries = sweep(
             specimens,
+            engine=engine,
             ranks=tp,
             configs=configs,
             convert_only=convert_only,

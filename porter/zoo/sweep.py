@@ -13,7 +13,7 @@ from porter.zoo.listing import Specimen
 from porter.zoo.processes import TaskFailed, run_each
 
 CONVERT_SECONDS = 30
-VERIFY_SECONDS = 180
+VERIFY_SECONDS = {"porter": 180, "vllm": 600}  # a config on a number of ranks
 
 # Best first. `differs` is the one that must never be seen.
 STATUSES = ("verified", "converted", "refused", "unverified", "failed", "differs")
@@ -74,6 +74,7 @@ Advance = Callable[[str], None]
 def sweep(
     specimens: Sequence[Specimen],
     *,
+    engine: str = "porter",
     ranks: Sequence[int] = (1,),
     configs: int = 2,
     convert_only: bool = False,
@@ -82,8 +83,8 @@ def sweep(
 ) -> list[Entry]:
     """An entry for each specimen, in their order.
 
-    ranks: the tp sizes that each config is verified at. configs: 1, the tiny config of
-    each class, or 2, a varied one beside it.
+    engine: what they are verified on. ranks: the tp sizes that each config is verified
+    at. configs: 1, the tiny config of each class, or 2, a varied one beside it.
     advance(architecture) is called after each conversion and each verification.
     """
     conversions: dict[int, _Conversion] = {}
@@ -94,7 +95,7 @@ def sweep(
     converted = sorted(i for i, e in entries.items() if e.status == "converted")
     if not convert_only and converted:
         for index, entry in _verify_all(
-            converted, conversions, ranks, configs, workers
+            converted, conversions, engine, ranks, configs, workers
         ):
             entries[index] = entry
             advance(entry.architecture)
@@ -151,6 +152,7 @@ def convert_one(specimen: Specimen) -> tuple[Entry, str]:
 def _verify_all(
     indexes: list[int],
     conversions: dict[int, _Conversion],
+    engine: str,
     ranks: Sequence[int],
     configs: int,
     workers: int,
@@ -158,13 +160,17 @@ def _verify_all(
     import torch
     import transformers  # noqa: F401  imported here once, not in each process
 
+    from porter.verify.engines import check_engine
+
     torch.set_num_threads(1)  # tiny models; and a forked pool of threads would hang
+    check_engine(engine)  # which imports vLLM once, too
 
     def work(conversion: _Conversion) -> Entry:
-        return verify_one(conversion, ranks, configs)
+        return verify_one(conversion, engine, ranks, configs)
 
     todo = [conversions[index] for index in indexes]
-    tasks = run_each(work, todo, workers=workers, timeout=VERIFY_SECONDS * configs)
+    seconds = VERIFY_SECONDS[engine] * configs * len(ranks)
+    tasks = run_each(work, todo, workers=workers, timeout=seconds)
     for position, result in tasks:
         entry = todo[position].entry
         if isinstance(result, TaskFailed):
@@ -172,7 +178,9 @@ def _verify_all(
         yield indexes[position], result
 
 
-def verify_one(conversion: _Conversion, ranks: Sequence[int], configs: int) -> Entry:
+def verify_one(
+    conversion: _Conversion, engine: str, ranks: Sequence[int], configs: int
+) -> Entry:
     """The entry of one converted specimen after its verifications."""
     from porter.verify.reference import class_of_module
     from porter.verify.variation import vary
@@ -191,7 +199,7 @@ def verify_one(conversion: _Conversion, ranks: Sequence[int], configs: int) -> E
         runs = []
         for name, changed in overrides:
             folder = Path(scratch) / name
-            runs += runs_of(port, source, folder, name, changed, ranks)
+            runs += runs_of(port, source, folder, name, changed, engine, ranks)
     worst = max(runs, key=lambda run: STATUSES.index(run.status))
     return replace(
         entry,
@@ -208,20 +216,25 @@ def runs_of(
     folder: Path,
     name: str,
     overrides: dict[str, Any],
+    engine: str,
     ranks: Sequence[int],
 ) -> list[Run]:
     """One config verified at each number of ranks, on one checkpoint in `folder`."""
-    from porter.verify.verification import make_subject, porter_engines, verify_subject
+    from porter.verify.verification import engines_for, make_subject, verify_subject
 
     try:
-        subject = make_subject(source, None, folder, config_overrides=overrides)
+        subject = make_subject(
+            source, None, folder, config_overrides=overrides, engine=engine
+        )
     except CannotRun as error:
         return [Run(name, overrides, tp, "unverified", str(error)) for tp in ranks]
     runs = []
     for tp in ranks:
         try:
-            engines = porter_engines(port, subject)
-            result = verify_subject(subject, engines, tp=tp, two_ranks=False)
+            engines = engines_for(port, subject, engine)
+            result = verify_subject(
+                subject, engines, engine=engine, tp=tp, two_ranks=False
+            )
         except (CannotRun, UsageError) as error:
             runs.append(Run(name, overrides, tp, "unverified", str(error)))
             continue

@@ -86,7 +86,7 @@ def judge(case: Case) -> Outcome:
 
 
 def _compare(case: Case, text: str, port_text: str, scratch: Path) -> Outcome:
-    from porter.verify.verification import make_subject, porter_engines, verify_subject
+    from porter.verify.verification import engines_for, make_subject, verify_subject
 
     specimen = case.specimen
     port = scratch / f"{specimen.path.parent.name}.py"
@@ -101,7 +101,7 @@ def _compare(case: Case, text: str, port_text: str, scratch: Path) -> Outcome:
     if not all(bool(trace.logits.isfinite().all()) for trace in subject.traces):
         return Outcome(case, INVALID, "its logits aren't finite")
     try:
-        engines = porter_engines(port, subject)
+        engines = engines_for(port, subject)
         result = verify_subject(subject, engines, invariances=False)
     except (CannotRun, UsageError) as error:
         stops = "can't be built" in str(error) and "ValueError" in str(error)

@@ -1,4 +1,4 @@
-"""Convert each of the six once, then verify each config on one rank and on two."""
+"""Convert the six, then verify each config on an engine in each of its setups."""
 
 import tempfile
 import time
@@ -8,20 +8,35 @@ from pathlib import Path
 from typing import Any
 
 from porter.verify.result import VerifyResult
-from porter.zoo.listing import Specimen, find
+from porter.zoo.listing import find
 from porter.zoo.processes import TaskFailed, run_each
-from tests.six.configs import CONFIGS, Config
+from tests.six.configs import CONFIGS
 
-SECONDS = 600  # a model may take, all its configs together
+# A config may take, all its setups together.
+SECONDS = {"porter": 600, "vllm": 1800}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How an engine is set up: ranks, stages, and whether it runs torch.compile."""
+
+    tp: int = 1
+    pp: int = 1
+    compiled: bool = False
+
+    def __str__(self) -> str:
+        ranks = [f"tp{self.tp}"] if self.tp > 1 or self.pp == 1 else []
+        ranks += [f"pp{self.pp}"] if self.pp > 1 else []
+        return "x".join(ranks) + (" compiled" if self.compiled else "")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One config of one model on `tp` ranks. error: why there is no result."""
+    """One config of one model in one setup. error: why there is no result."""
 
     model: str
     config: str
-    tp: int
+    setup: Setup
     result: VerifyResult | None
     error: str = ""
 
@@ -32,86 +47,94 @@ class Row:
 
 def run_matrix(
     models: Sequence[str],
-    ranks: Sequence[int],
+    setups: Sequence[Setup],
     *,
     workers: int,
+    engine: str = "porter",
     only: str = "",
-    finished: Callable[[str], None] = lambda model: None,
+    finished: Callable[[str], None] = lambda done: None,
 ) -> list[Row]:
-    """Rows of all configs of the models, in order; models run beside each other.
+    """Rows of all configs of the models, in order; configs run beside each other.
 
-    only: a part of the names of the configs to run.
+    only: a part of the names of the configs to run. finished(words) after each config.
     """
     import torch
     import transformers  # noqa: F401  imported once, before the processes are forked
 
+    from porter.verify.engines import check_engine
+
     torch.set_num_threads(1)
+    check_engine(engine)  # which imports vLLM once, too
+    items = [(m, c) for m in models for c in CONFIGS[m] if only in c]
     found: dict[int, list[Row]] = {}
 
-    def work(model: str) -> list[Row]:
-        return rows_of(model, ranks, only)
+    def work(item: tuple[str, str]) -> list[Row]:
+        return rows_of(*item, setups, engine)
 
-    for index, rows in run_each(work, models, workers=workers, timeout=SECONDS):
+    seconds = SECONDS[engine]
+    for index, rows in run_each(work, items, workers=workers, timeout=seconds):
+        model, config = items[index]
         if isinstance(rows, TaskFailed):
-            rows = [Row(models[index], "all", tp, None, str(rows)) for tp in ranks]
+            rows = [Row(model, config, setup, None, str(rows)) for setup in setups]
         found[index] = rows
-        finished(models[index])
+        passed = sum(row.passed for row in rows)
+        finished(f"{model}, {config}: {passed} of {len(rows)} pass")
     return [row for index in sorted(found) for row in found[index]]
 
 
-def rows_of(model: str, ranks: Sequence[int], only: str = "") -> list[Row]:
-    """The rows of one model: one conversion, one subject a config."""
+def rows_of(
+    model: str, name: str, setups: Sequence[Setup], engine: str = "porter"
+) -> list[Row]:
+    """The rows of one config: one conversion and one subject for all setups."""
+    with tempfile.TemporaryDirectory(prefix="porter-six-") as scratch:
+        try:
+            port, subject = _prepare(model, name, Path(scratch), engine)
+        except Exception as error:  # one broken config must not hide the others
+            return [Row(model, name, setup, None, _words(error)) for setup in setups]
+        return [_row(model, name, setup, port, subject, engine) for setup in setups]
+
+
+def _prepare(model: str, name: str, scratch: Path, engine: str) -> tuple[Path, Any]:
     from porter.convert import convert
+    from porter.verify.reference import class_of_module
+    from porter.verify.verification import make_subject
 
     (specimen,) = find([model])
-    rows = []
-    with tempfile.TemporaryDirectory(prefix="porter-six-") as scratch:
-        port = Path(scratch) / f"{model}.py"
-        port.write_text(convert(model).text, encoding="utf-8")
-        for number, (name, config) in enumerate(CONFIGS[model].items()):
-            if only in name:
-                folder = Path(scratch) / f"checkpoint-{number}"
-                rows += _rows_of_config(specimen, port, folder, name, config, ranks)
-    return rows
-
-
-def _rows_of_config(
-    specimen: Specimen,
-    port: Path,
-    folder: Path,
-    name: str,
-    config: Config,
-    ranks: Sequence[int],
-) -> list[Row]:
-    model = port.stem
-    try:
-        subject, engines = _prepare(specimen, port, folder, config)
-    except Exception as error:  # one broken config must not hide the others
-        return [Row(model, name, tp, None, _words(error)) for tp in ranks]
-    return [_row(model, name, tp, subject, engines) for tp in ranks]
-
-
-def _prepare(
-    specimen: Specimen, port: Path, folder: Path, config: Config
-) -> tuple[Any, Any]:
-    from porter.verify.reference import class_of_module
-    from porter.verify.verification import make_subject, porter_engines
-
+    port = scratch / f"{model}.py"
+    port.write_text(convert(model).text, encoding="utf-8")
     source = class_of_module(specimen.module, specimen.architecture)
-    subject = make_subject(source, None, folder, config_overrides=config)
-    return subject, porter_engines(port, subject)
+    subject = make_subject(
+        source,
+        None,
+        scratch / "checkpoint",
+        config_overrides=CONFIGS[model][name],
+        engine=engine,
+    )
+    return port, subject
 
 
-def _row(model: str, name: str, tp: int, subject: Any, engines: Any) -> Row:
-    from porter.verify.verification import verify_subject
+def _row(
+    model: str, name: str, setup: Setup, port: Path, subject: Any, engine: str
+) -> Row:
+    from porter.verify.verification import engines_for, verify_subject
 
+    fixed: dict[str, Any] = {"pipeline_parallel_size": setup.pp}
+    if setup.compiled:
+        fixed["compiled"] = True
     try:
         result = verify_subject(
-            subject, engines, tp=tp, invariances=tp == 1, two_ranks=False
+            subject,
+            engines_for(port, subject, engine, **fixed),
+            engine=engine,
+            tp=setup.tp,
+            pp=setup.pp,
+            # Those of the bundled runtime on one rank; vLLM's setups are rows here.
+            invariances=engine == "porter" and setup == Setup(),
+            two_ranks=False,
         )
     except Exception as error:
-        return Row(model, name, tp, None, _words(error))
-    return Row(model, name, tp, result)
+        return Row(model, name, setup, None, _words(error))
+    return Row(model, name, setup, result)
 
 
 def _words(error: Exception) -> str:

@@ -15,15 +15,15 @@ from tests.six.configs import CONFIGS
 pytestmark = pytest.mark.xdist_group("six")
 ROOT = Path(__file__).resolve().parents[2]
 CASES = [
-    (model, config, tp)
+    (model, config, setup)
     for model, configs in CONFIGS.items()
     for config in configs
-    for tp in (1, 2)
+    for setup in ("tp1", "tp2")
 ]
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str, int], Any]:
+def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str, str], Any]:
     """One run of the command, in a process that nothing else has touched."""
     file = tmp_path_factory.mktemp("six") / "rows.json"
     done = subprocess.run(
@@ -35,16 +35,16 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str, int],
     )
     assert file.exists(), done.stdout + done.stderr
     records = json.loads(file.read_text())
-    return {(row["model"], row["config"], row["tp"]): row for row in records}
+    return {(row["model"], row["config"], row["setup"]): row for row in records}
 
 
 def test_every_model_has_configs_enough() -> None:
     assert len(CONFIGS) == 6 and min(map(len, CONFIGS.values())) >= 4
 
 
-@pytest.mark.parametrize(("model", "config", "tp"), CASES)
-def test_port_equals_its_source(rows: Any, model: str, config: str, tp: int) -> None:
-    row = rows.get((model, config, tp)) or rows[model, "all", tp]
+@pytest.mark.parametrize(("model", "config", "setup"), CASES)
+def test_port_equals_its_source(rows: Any, model: str, config: str, setup: str) -> None:
+    row = rows[model, config, setup]
     assert row["passed"], row.get("failures") or row["error"]
     assert row["logits_rel_rmse"] <= 1e-4
     assert row["tokens_equal"] == [True] * 3 or row["ties"]

@@ -8,7 +8,7 @@ import pytest
 from porter.gap import UsageError
 from porter.verify import verify
 from porter.verify.reference import class_of_module
-from porter.verify.verification import make_subject, porter_engines
+from porter.verify.verification import engines_for, make_subject
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = "transformers.models.llama.modeling_llama"
@@ -51,7 +51,7 @@ def test_a_right_port_passes(port: Path, tp: int) -> None:
 def test_two_ranks_hold_half_of_the_layers_each(port: Path, tmp_path: Path) -> None:
     source = class_of_module(MODULE, "LlamaForCausalLM")
     subject = make_subject(source, None, tmp_path / "checkpoint")
-    make_engine = porter_engines(port, subject)
+    make_engine = engines_for(port, subject)
     rows = []
     for tp in (1, 2):
         with make_engine(tensor_parallel_size=tp) as llm:

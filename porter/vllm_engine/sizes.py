@@ -1,0 +1,59 @@
+"""Tiny configs that vLLM's kernels take: not every head size has one."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from porter.gap import CannotRun
+from porter.verify.tiny_config import tiny_config
+
+
+def head_sizes() -> list[int]:
+    """The head sizes that the platform's attention supports, empty where it takes any."""
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu():
+        return []
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    return list(CPUAttentionBackend.get_supported_head_sizes())
+
+
+def fitting_sizes(config_class: Any, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The overrides, with heads as large as the next size that has a kernel.
+
+    A config that gives heads a size of their own gets that size changed, another one
+    its hidden size. Unchanged where the size fits, or the larger one isn't accepted.
+    """
+    supported = head_sizes()
+    try:
+        config = tiny_config(config_class, overrides)
+    except CannotRun:
+        return dict(overrides)  # told by what makes the checkpoint
+    size = head_size(config)
+    larger = [other for other in supported if other >= (size or 0)]
+    if size is None or size in supported or not larger:
+        return dict(overrides)
+    wanted = {"head_dim": min(larger)}
+    if not isinstance(getattr(config, "head_dim", None), int):
+        wanted = {"hidden_size": min(larger) * config.num_attention_heads}
+    renamed = getattr(config_class, "attribute_map", {})
+    changed = {renamed.get(name, name): value for name, value in wanted.items()}
+    try:
+        fits = (
+            head_size(tiny_config(config_class, {**overrides, **changed})) in supported
+        )
+    except CannotRun:
+        fits = False
+    return {**overrides, **changed} if fits else dict(overrides)
+
+
+def head_size(config: Any) -> int | None:
+    """Features of one attention head, None where the config has no such thing."""
+    size = getattr(config, "head_dim", None)
+    if isinstance(size, int):
+        return size
+    hidden = getattr(config, "hidden_size", None)
+    heads = getattr(config, "num_attention_heads", None)
+    if isinstance(hidden, int) and isinstance(heads, int) and heads:
+        return hidden // heads
+    return None
