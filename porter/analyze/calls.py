@@ -59,6 +59,13 @@ class Calls(Part):
         fn = self.resolve(fn)
         args = [self.resolve(a) for a in args]
         kwargs = {k: self.resolve(v) for k, v in kwargs.items()}
+        apart = self._apart(fn, [*args, *kwargs.values()])
+        if apart is not None:
+            with self.assuming(apart.cond, True):
+                a = self.call(fn, args, kwargs)
+            with self.assuming(apart.cond, False):
+                b = self.call(fn, args, kwargs)
+            return self.join(apart.cond, a, b)
         if isinstance(fn, Function):
             return self.call_function(fn, args, kwargs)
         if isinstance(fn, Bound):
@@ -88,6 +95,17 @@ class Calls(Part):
                 raise self.gap(f"a tensor goes into {fn.what}, which can't be followed")
             return Opaque(f"the result of {fn.what}")
         raise self.gap(f"a {type(fn).__name__} is called")
+
+    def _apart(self, fn, args: list) -> Choice | None:
+        """Two tensors that can't be one, given to an operation of torch's."""
+        if isinstance(fn, (External, ExternalMethod)):
+            for arg in args:
+                for value in arg if isinstance(arg, (tuple, list)) else [arg]:
+                    value = self.resolve(value)
+                    if isinstance(value, Choice) and isinstance(value.then, Node):
+                        if isinstance(value.other, Node):
+                            return value
+        return None
 
     def call_method(self, fn: Bound, args, kwargs):
         if fn.function.name == "forward" and fn.function.owner is fn.inst.cls:

@@ -242,6 +242,10 @@ class Interpreter(
 
     def join(self, cond, a, b):
         """`a` where cond holds, else `b`."""
+        if isinstance(a, Choice) and same(a.cond, cond):
+            a = a.then
+        if isinstance(b, Choice) and same(b.cond, cond):
+            b = b.other
         if a is b or (is_scalar(a) and is_scalar(b) and same(a, b)):
             return a
         if contains(cond, "runtime") and not (_only_pairs(a) and _only_pairs(b)):
@@ -252,6 +256,8 @@ class Interpreter(
         if contains(cond, "dtype_is"):
             return self._join_dtypes(a, b)
         if isinstance(a, Node) and isinstance(b, Node):
+            if not contains(cond, "runtime") and _sink_apart(a, b):
+                return Choice(cond, a, b)
             return self._join_nodes(cond, a, b)
         if is_scalar(a) and is_scalar(b):
             return Sym("ifexp", (cond, a, b))
@@ -440,6 +446,17 @@ class Interpreter(
                 fn.config_defaults |= last == "merge_with_config_defaults"
             elif not isinstance(value, Opaque):
                 raise self.gap(f"the decorator on `{fn.name}` is code of the source's")
+
+
+def _sink_apart(a: Node, b: Node) -> bool:
+    """Scores with a sink behind the cached tokens on one side only: kept apart until it
+    is dropped again."""
+    return len(a.axes) == len(b.axes) and any(
+        has_role(x, "hist", "span")
+        and has_role(y, "hist", "span")
+        and not same(ax.axis_size(x), ax.axis_size(y))
+        for x, y in zip(a.axes, b.axes, strict=True)
+    )
 
 
 def _assigned(stmt: ast.Assign) -> list[str]:

@@ -254,7 +254,8 @@ class Statements(Part):
                     module.owner, module.name = obj, name
             self.forbid_attribute_in_each(obj, value)
             obj.attrs[name] = value
-            for node in [value] if isinstance(value, Node) else []:
+            sides = [value.then, value.other] if isinstance(value, Choice) else [value]
+            for node in [v for v in sides if isinstance(v, Node)]:
                 node.attrs.setdefault("slot", (obj, name))
         elif isinstance(obj, Node) and name in ("requires_grad", "data"):
             return

@@ -289,21 +289,30 @@ class Constructor:
         printer = Printer(self._initial, self.number, self.imports)
         value = self._initial_text(printer, node.args[0])
         if node.op == "parameter" and node.id in self.scope.sinks:
-            self._sinks(name)
+            self._sinks(name, self.scope.attends[0].attrs["sinks_cond"])
         elif node.op == "parameter":
             self.lines.append(f"self.{name} = nn.Parameter({value})")
         else:
             keep = "" if node.attrs.get("persistent", True) else ", persistent=False"
             self.lines.append(f'self.register_buffer("{name}", {value}{keep})')
 
-    def _sinks(self, name: str) -> None:
+    def _sinks(self, name: str, cond) -> None:
         """One number for each head: a rank has those of its own heads."""
         self.imports |= {"set_weight_attrs", "sharded_weight_loader"}
-        self.lines += [
+        made = [
             f"self.{name} = nn.Parameter(torch.zeros(self.num_heads))",
             f'set_weight_attrs(self.{name}, {{"weight_loader": '
             "sharded_weight_loader(0)})",
         ]
+        if cond is not None:
+            inner = [f"    {line}" for line in made]
+            made = [
+                f"if {self.number(cond)}:",
+                *inner,
+                "else:",
+                f"    self.{name} = None",
+            ]
+        self.lines += made
 
     def _initial(self, node: Node, level: int = 0) -> str:
         printer = Printer(self._initial, self.number, self.imports)

@@ -5,8 +5,10 @@ with lse = logsumexp(scores): both divide exp(scores) by sum(exp(scores)) + exp(
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from porter.analyze.graph import Node, has_role
+from porter.analyze.symbols import negate
 from porter.transforms.matching import either_way, is_op, strip_casts
 
 
@@ -18,11 +20,14 @@ class Weights:
     scores: Node
     softmax: Node
     sinks: Node | None
+    cond: Any = None  # on the config, where only some layers have sinks
 
 
 def match_weights(node) -> Weights | None:
-    """softmax(scores), or softmax(cat(scores, sinks))[..., :-1]."""
+    """softmax(scores), softmax(cat(scores, sinks))[..., :-1], or one by a condition."""
     value = strip_casts(node)
+    if is_op(value, "phi"):
+        return _by_condition(value)
     if is_op(value, "softmax"):
         return Weights(_shifted(value.args[0]), value, None)
     if not (is_op(value, "slice") and value.attrs["dim"] == -1):
@@ -38,6 +43,20 @@ def match_weights(node) -> Weights | None:
     if parameter is None or not _over_history(scores):
         return None
     return Weights(scores, softmax, parameter)
+
+
+def _by_condition(phi: Node) -> Weights | None:
+    cond, *sides = phi.args
+    then, other = (match_weights(side) for side in sides)
+    if then is None or other is None or then.cond or other.cond:
+        return None
+    if strip_casts(then.scores) is not strip_casts(other.scores):
+        return None
+    if then.sinks is None:
+        cond, then, other = negate(cond), other, then
+    if then.sinks is None or other.sinks is not None:
+        return None
+    return Weights(then.scores, then.softmax, then.sinks, cond)
 
 
 def match_gate(node: Node, weights: Weights, readers) -> tuple[Node, Node] | None:

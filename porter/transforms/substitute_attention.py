@@ -108,6 +108,7 @@ class SubstituteAttention(Transform):
             head_size=axis_size(query.axes[3]),
             head_size_v=axis_size(value_states.axes[3]),
             sinks=sinks,
+            sinks_cond=weights.cond,
         )
         self._check_heads(node, query, key_states, value_states)
         self._check_sinks(attend)
