@@ -265,6 +265,10 @@ def method(interp, obj, name: str, args: list, kwargs: dict) -> Any:
     if isinstance(obj, (ExpertHit, ExpertIndex, PairIndex)):
         return expert_loops.attribute(interp, obj, name, args)
     if isinstance(obj, Cache):
+        if interp.given_cache not in (None, obj):
+            raise interp.gap(
+                f"`.{name}()` of another cache than that of the steps before"
+            )
         return _cache_method(interp, name, args, kwargs)
     if isinstance(obj, Super):
         return _super_method(interp, obj, name, args, kwargs)

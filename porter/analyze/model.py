@@ -8,8 +8,9 @@ from typing import Any
 from porter.analyze.folding import Folding
 from porter.analyze.graph import Frame, Node, batch_axis, seq_axis, walk
 from porter.analyze.interpreter import Interpreter, lineage
+from porter.analyze.later_steps import check_later_step, logits_of
 from porter.analyze.specialised import mentions
-from porter.analyze.values import Cache, Class, Config, External, Module, Output
+from porter.analyze.values import Class, Config, External, Module
 from porter.config_class import ConfigClass, read_config_class
 from porter.gap import Gap, Refused, UsageError
 from porter.source import SourceFile, SourceSet
@@ -149,12 +150,8 @@ def analyze(
     accepted = {a.arg for a in (*forward.node.args.args, *forward.node.args.kwonlyargs)}
     if "use_cache" in accepted:  # as in generation; the default comes from the config
         given["use_cache"] = True
-    if "past_key_values" in accepted:
-        given["past_key_values"] = Cache()
     result = interp.call_in_frame(root, forward, [], given)
-    logits = result.fields.get("logits") if isinstance(result, Output) else result
-    if isinstance(logits, tuple):
-        logits = logits[0]
+    logits = logits_of(result)
     if not isinstance(logits, Node):
         raise file.gap(
             forward.node.lineno, "forward returns no logits that can be followed"
@@ -171,6 +168,7 @@ def analyze(
                     )
                 ]
             )
+    check_later_step(interp, root, forward, given, logits)
     facts = Facts(file, sources, cls, fields, root, interp.frames[0], logits, interp)
     for name in (
         "_tied_weights_keys",
