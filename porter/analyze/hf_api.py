@@ -229,7 +229,7 @@ def mask(interp, kind: str, args: list, kwargs: dict) -> Node:
         raise interp.gap("the attention mask is made from another config")
     if given.get("attention_mask") is not None:
         raise interp.gap("the attention mask is changed before it is used")
-    if not _is_plain_positions(given.get("position_ids")):
+    if not _is_plain_positions(interp, given.get("position_ids")):
         raise interp.gap(
             "the attention mask is made from other positions",
             "positions that repeat or jump make it mask between them",
@@ -252,10 +252,11 @@ def _left_out(interp, value) -> bool:
     return value is None or value is MISSING
 
 
-def _is_plain_positions(value) -> bool:
+def _is_plain_positions(interp, value) -> bool:
     while isinstance(value, Node) and value.op == "rearrange":
         value = value.args[0]
-    return value is None or (isinstance(value, Node) and value.op == "positions")
+    plain = ("positions", "seq_index") if interp.first_step else ("positions",)
+    return value is None or (isinstance(value, Node) and value.op in plain)
 
 
 # -- methods of the library's objects

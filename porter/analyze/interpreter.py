@@ -79,7 +79,8 @@ class Interpreter(
         self.conditions: tuple[tuple[Any, bool], ...] = ()  # those assumed here
         self.sizes = SizeFacts()
         self.folding: Folding | None = None
-        self.given_cache: Cache | None = None  # of the step before, see later_steps
+        self.first_step = False  # nothing is cached yet, see first_step
+        self.given_cache: Cache | None = None  # of the steps before
         self.frame: Frame | None = None
         self.loop: Loop | None = None
         self.experts = None

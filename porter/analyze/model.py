@@ -5,10 +5,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from porter.analyze.first_step import (
+    CACHE_ARGUMENT,
+    arguments_of_a_step,
+    check_first_step,
+    logits_of,
+)
 from porter.analyze.folding import Folding
 from porter.analyze.graph import Frame, Node, batch_axis, seq_axis, walk
 from porter.analyze.interpreter import Interpreter, lineage
-from porter.analyze.later_steps import check_later_step, logits_of
 from porter.analyze.specialised import mentions
 from porter.analyze.values import Class, Config, External, Module
 from porter.config_class import ConfigClass, read_config_class
@@ -146,10 +151,8 @@ def analyze(
     )
     input_ids.dtype = "int64"
     interp.line = forward.node.lineno
-    given: dict[str, Any] = {"input_ids": input_ids}
-    accepted = {a.arg for a in (*forward.node.args.args, *forward.node.args.kwonlyargs)}
-    if "use_cache" in accepted:  # as in generation; the default comes from the config
-        given["use_cache"] = True
+    given = arguments_of_a_step(forward, input_ids)
+    interp.given_cache = given.get(CACHE_ARGUMENT)
     result = interp.call_in_frame(root, forward, [], given)
     logits = logits_of(result)
     if not isinstance(logits, Node):
@@ -168,7 +171,7 @@ def analyze(
                     )
                 ]
             )
-    check_later_step(interp, root, forward, given, logits)
+    check_first_step(interp, root, forward, given, logits)
     facts = Facts(file, sources, cls, fields, root, interp.frames[0], logits, interp)
     for name in (
         "_tied_weights_keys",

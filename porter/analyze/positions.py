@@ -42,10 +42,12 @@ def arange(interp, start, stop, step) -> Node | None:
 
 
 def shift(interp, op: str, left, right) -> Node | None:
-    """`arange(seq) + past` is the positions."""
+    """`arange(seq) + past` is the positions, and past is 0 in the first step."""
     if op != "add":
         return None
     for index, other in ((left, right), (right, left)):
+        if interp.first_step and isinstance(index, Node) and same(other, 0):
+            return index
         if (
             isinstance(index, Node)
             and not isinstance(other, Node)

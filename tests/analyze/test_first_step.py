@@ -1,4 +1,4 @@
-"""A forward that does something else once it has a cache is refused, where it does."""
+"""A forward that does something else without a cache is refused, where it does."""
 
 import pytest
 

@@ -1,8 +1,8 @@
-"""The second step: a forward that is handed the cache computes what the first one did.
+"""The first step: a forward that isn't handed a cache computes what later steps do.
 
-`analyze` follows forward as it is called first, without a cache. A port has one forward
-for every step, so the source is followed again with the cache of the step before: the
-same operations must come out, on that very cache.
+A port has one forward for every step, and `analyze` follows the source's with the cache
+that the steps before have filled. The prompt's step may come without one: the source is
+followed again so, and the same operations must come out, with nothing past.
 """
 
 from typing import Any
@@ -12,35 +12,40 @@ from porter.analyze.symbols import Sym, key, unwrap
 from porter.analyze.values import Cache, Function, Module, is_scalar
 from porter.gap import Gap, Refused
 
-# The names under which transformers' generation hands the cache of the last step over.
-CACHE_ARGUMENTS = ("past_key_values", "past_key_value", "layer_past")
+# The name under which transformers' generation hands the cache of the last step over.
+CACHE_ARGUMENT = "past_key_values"
 
 
-def check_later_step(
-    interp, root: Module, forward: Function, given: dict[str, Any], first: Node
+def arguments_of_a_step(forward: Function, input_ids: Node) -> dict[str, Any]:
+    """What generation hands to forward in any step: tokens, and the cache so far."""
+    accepted = {a.arg for a in (*forward.node.args.args, *forward.node.args.kwonlyargs)}
+    given: dict[str, Any] = {"input_ids": input_ids}
+    if "use_cache" in accepted:  # as in generation; the default comes from the config
+        given["use_cache"] = True
+    if CACHE_ARGUMENT in accepted:
+        given[CACHE_ARGUMENT] = Cache()
+    return given
+
+
+def check_first_step(
+    interp, root: Module, forward: Function, given: dict[str, Any], later: Node
 ) -> None:
-    """Raise Refused where a step with a cache isn't the step without one.
+    """Raise Refused where a step without a cache isn't the step with one.
 
-    given: the arguments of the first step; first: the logits of it. Does nothing where
-    forward takes no cache.
+    given: the arguments of a later step; later: its logits. Does nothing where forward
+    takes no cache.
     """
-    arguments = (*forward.node.args.args, *forward.node.args.kwonlyargs)
-    names = {a.arg for a in arguments} & set(CACHE_ARGUMENTS)
-    if not names:
+    if CACHE_ARGUMENT not in given:
         return
     frames = list(interp.frames)
-    interp.given_cache = Cache()
+    without = {k: v for k, v in given.items() if k != CACHE_ARGUMENT}
+    interp.first_step, interp.given_cache = True, None
     try:
-        handed = {name: interp.given_cache for name in names}
-        result = interp.call_in_frame(root, forward, [], {**given, **handed})
+        first = logits_of(interp.call_in_frame(root, forward, [], without))
     finally:
-        interp.given_cache = None
+        interp.first_step, interp.given_cache = False, given[CACHE_ARGUMENT]
         interp.frames[:] = frames
-    second = logits_of(result)
-    if isinstance(second, Node):
-        place = difference(first, second)
-    else:
-        place = first
+    place = difference(first, later) if isinstance(first, Node) else later
     if place is not None:
         raise Refused(
             [
@@ -62,12 +67,23 @@ def logits_of(result: Any) -> Any:
 
 def difference(a: Node, b: Node) -> Node | None:
     """The first operation of `b` that isn't the one in its place in `a`."""
-    left, right = walk([a]), walk([b])
+    left, right = _operations(a), _operations(b)
     form_a, form_b = _Form(left), _Form(right)
     for one, other in zip(left, right, strict=False):
         if form_a.of(one) != form_b.of(other):
             return other
     return None if len(left) == len(right) else b
+
+
+def _operations(logits: Node) -> list[Node]:
+    return [node for node in walk([logits]) if not counts_tokens(node)]
+
+
+def counts_tokens(node: Node) -> bool:
+    """Positions: where nothing is past they may be counted from 0."""
+    while node.op == "rearrange" and isinstance(node.args[0], Node):
+        node = node.args[0].final
+    return node.op in ("positions", "seq_index")
 
 
 class _Form:
@@ -96,6 +112,9 @@ class _Form:
 
     def _value(self, value: Any) -> Any:
         if isinstance(value, Node):
+            if counts_tokens(value.final):
+                roles = (tuple(f.role for f in axis) for axis in value.final.axes)
+                return "positions", tuple(roles)
             return "node", self.numbers.get(value.final.id)
         if isinstance(value, Loop):
             return "loop", self.loops.setdefault(id(value), len(self.loops))
