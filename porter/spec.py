@@ -140,12 +140,25 @@ def _prefixes(cls: ast.ClassDef, method: ast.FunctionDef) -> list[str]:
             target = target.elts[-1]
         if not _is_self(target):
             continue
+        allowed = {target.attr, *_numbered(target.attr, node.value)}
         for call in ast.walk(node.value):
             if isinstance(call, ast.Call):
                 given = _prefix_of(call)
-                if given is not None and given != target.attr:
+                if given is not None and given not in allowed:
                     faults.append(f"{cls.name}.{target.attr} has the prefix {given}")
     return faults
+
+
+def _numbered(attr: str, value: ast.expr) -> list[str]:
+    """`mlp.0`, `mlp.2` of `self.mlp = nn.ModuleDict({"0": ..., "2": ...})`"""
+    keys = [
+        str(key.value)
+        for node in ast.walk(value)
+        if isinstance(node, ast.Dict)
+        for key in node.keys
+        if isinstance(key, ast.Constant)
+    ]
+    return [f"{attr}.{key}" for key in keys]
 
 
 def _prefix_of(call: ast.Call) -> str | None:

@@ -17,11 +17,13 @@ from porter.analyze.torch_selection import Picked
 from porter.analyze.values import (
     DEVICE,
     MISSING,
+    Apply,
     Bound,
     Cache,
     Choice,
     Class,
     Config,
+    Context,
     Dtype,
     DtypeOf,
     External,
@@ -70,7 +72,7 @@ class Attributes(Part):
             return torch_complex.attribute(self, obj, name)
         if isinstance(obj, Picked):
             return obj.attribute(self, name)
-        if isinstance(obj, (dict, list, str, Cache, Dtype, DtypeOf, tuple)):
+        if isinstance(obj, (dict, list, str, Cache, Context, Dtype, DtypeOf, tuple)):
             return ExternalMethod(obj, name)
         if isinstance(unwrap(obj), Sym):
             return self.symbol_attribute(obj, name)
@@ -108,7 +110,7 @@ class Attributes(Part):
         if name == "training":
             return False
         if name == "__class__":
-            return Opaque("the class of a module")
+            return obj.cls or Opaque("the class of a module")
         if obj.leaf and name in ("weight", "bias"):
             return torch_creation.leaf_parameter(self, obj, name)
         if obj.leaf and name in obj.args:
@@ -162,12 +164,18 @@ class Attributes(Part):
         return self.eval(expr, Env(cls.file))
 
     def class_attribute(self, obj: Class, name: str):
-        from porter.analyze.interpreter import lineage
+        from porter.analyze.interpreter import external_bases, lineage
 
         for cls in lineage(obj):
             found = self._class_member(cls, name, None)
             if found is not MISSING:
                 return found
+        if name == "__name__":
+            return obj.name
+        if name == "apply" and any(
+            b.name.endswith("autograd.Function") for b in external_bases(obj)
+        ):
+            return Apply(obj)
         return Opaque(f"{obj.name}.{name}")
 
     def super_attribute(self, obj: Super, name: str):
@@ -191,6 +199,8 @@ class Attributes(Part):
             return Config((*obj.path, name), None)
         if fields is not None:
             name = fields.canonical(name)
+        if (obj.path, name) in self.config_values:
+            return self.resolve(self.config_values[obj.path, name])
         return config_field(obj.path, name)
 
 

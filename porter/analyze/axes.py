@@ -89,8 +89,9 @@ def _is_multiple(size, factor) -> bool:
 def broadcast(operands: list[Axes], equal=same) -> Axes:
     """Axes of an elementwise result, right-aligned. equal(a, b): whether sizes fit."""
     rank = max((len(a) for a in operands), default=0)
-    # an activation's factors carry the identity of its axes, before those of a weight
-    operands = sorted(operands, key=lambda axes: not any(roles(a) for a in axes))
+    # an activation's factors carry the identity of its axes, before those of a weight;
+    # scores those of theirs, before a bias on them
+    operands = sorted(operands, key=lambda axes: -sum(bool(roles(a)) for a in axes))
     padded = [((),) * (rank - len(a)) + tuple(a) for a in operands]
     return tuple(_meet([p[i] for p in padded], equal) for i in range(rank))
 

@@ -15,10 +15,12 @@ from porter.analyze.torch_modules import bind_leaf, is_leaf
 from porter.analyze.torch_ops import is_in_place
 from porter.analyze.values import (
     Activation,
+    Apply,
     Bound,
     Choice,
     Class,
     Config,
+    Context,
     External,
     ExternalMethod,
     Function,
@@ -88,6 +90,8 @@ class Calls(Part):
             return fn.call(self, args, kwargs)
         if isinstance(fn, External):
             return self.call_external(fn, args, kwargs)
+        if isinstance(fn, Apply):
+            return self.apply_function(fn, args, kwargs)
         if isinstance(fn, ExternalMethod):
             return self.call_external_method(fn, args, kwargs)
         if isinstance(fn, Opaque):
@@ -125,6 +129,14 @@ class Calls(Part):
             return handled
         return torch_ops.call(self, fn.name, args, kwargs)
 
+    def apply_function(self, fn: Apply, args, kwargs):
+        forward = self.class_attribute(fn.cls, "forward")
+        setup = self.class_attribute(fn.cls, "setup_context")
+        if not isinstance(forward, Function):
+            raise self.gap(f"`{fn.cls.name}` has no forward that can be read")
+        context = [] if isinstance(setup, Function) else [Context()]
+        return self.call_function(forward, [*context, *args], kwargs)
+
     def call_external_method(self, fn: ExternalMethod, args, kwargs):
         if isinstance(fn.obj, Node):
             return torch_ops.method(self, fn.obj, fn.name, args, kwargs)
@@ -139,6 +151,8 @@ class Calls(Part):
         values = list(args)
         if inst is not None and not fn.static:
             values.insert(0, inst)
+        if fn.of_class:
+            values.insert(0, fn.owner)
         bound = dict(zip(names, values, strict=False))
         extra = values[len(names) :]
         if extra and spec.vararg is None:

@@ -15,6 +15,7 @@ from porter.analyze.values import (
     Opaque,
     is_scalar,
 )
+from porter.analyze.written_config import built_alike
 
 _BUILTINS = {
     "int",
@@ -248,13 +249,27 @@ class Names(Part):
             if generator.ifs or not same(iterable.start, 0):
                 raise self.gap("a filtered or shifted range of layers isn't followed")
             self.assign(generator.target, LAYER, inner)
-            return SymList(self.eval(node.elt, inner), iterable.stop)
+            return SymList(self._each_layer(node.elt, inner), iterable.stop)
         out = []
         for item in self.sequence(iterable):
             self.assign(generator.target, item, inner)
             if all(self._sure(self.truth(self.eval(c, inner))) for c in generator.ifs):
                 out.append(self.eval(node.elt, inner))
         return out
+
+    def _each_layer(self, expr: ast.expr, env):
+        """What stands for every layer; where making one changes the config, the next."""
+        before = dict(self.config_values)
+        first = self.eval(expr, env)
+        if self.config_values == before:
+            return first
+        changed = dict(self.config_values)
+        second = self.eval(expr, env)
+        if not (
+            built_alike(first, second) and built_alike(changed, self.config_values)
+        ):
+            raise self.gap("the config is changed while the layers are built")
+        return second
 
     def _sure(self, cond) -> bool:
         if not isinstance(cond, bool):

@@ -39,6 +39,8 @@ def check_first_step(
         return
     frames = list(interp.frames)
     without = {k: v for k, v in given.items() if k != CACHE_ARGUMENT}
+    for module, name, value in reversed(interp.written):
+        module.attrs[name] = value  # each step is followed from what was built
     interp.first_step, interp.given_cache = True, None
     try:
         first = logits_of(interp.call_in_frame(root, forward, [], without))

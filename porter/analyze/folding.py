@@ -5,6 +5,7 @@ decided are noted, and the port refuses a config in which they differ.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,19 @@ from porter.gap import UsageError
 
 class Unknown(Exception):
     """The condition reads something else than the config's fields."""
+
+
+# None until the library's config class fills them in
+_FILLED_IN = ("rope_parameters", "rope_scaling")
+
+
+def _defaults(fields: ConfigClass) -> dict[str, Any]:
+    """What the class gives its fields; None where that is a default of its own."""
+    return {
+        name: value
+        for name, value in fields.fields.items()
+        if value is not None or (name in fields.optional and name not in _FILLED_IN)
+    }
 
 
 class Folding:
@@ -29,9 +43,17 @@ class Folding:
             raise UsageError(f"{path}: not JSON: {error}") from error
         if not isinstance(given, dict):
             raise UsageError(f"{path}: not a config: a JSON object is expected")
-        self.values = {n: v for n, v in fields.fields.items() if v is not None}
+        self.values = _defaults(fields)
         self.values |= {fields.canonical(name): v for name, v in given.items()}
         self.used: dict[str, Any] = {}
+
+    @classmethod
+    def of_defaults(cls, fields: ConfigClass) -> "Folding":
+        """By the values that the config class itself gives its fields."""
+        self = cls.__new__(cls)
+        self.values = _defaults(fields)
+        self.used = {}
+        return self
 
     def decide(self, cond) -> bool | None:
         """The condition's value, None where the config doesn't settle it."""
@@ -102,4 +124,15 @@ _OPERATIONS: dict[str, Any] = {
     "mod": lambda a, b: a % b,
     "pow": lambda a, b: a**b,
     "neg": lambda a: -a,
+    "call": lambda name, *args: _call(name, args),
 }
+
+
+def _call(name: str, args: tuple) -> Any:
+    module, _, function = name.rpartition(".")
+    if module == "math":
+        return getattr(math, function)(*args)
+    known: dict[str, Any] = {"min": min, "max": max, "int": int, "len": len}
+    if name not in known:
+        raise Unknown(name)
+    return known[name](*args)

@@ -156,7 +156,8 @@ class Node:
     """One operation. args: nodes, Syms and constants, in order; attrs: what else it needs.
 
     dtype: None (that of the activations), a torch dtype's name, or the node whose dtype
-    it was cast to. hints: names that the source gave it, by frame.
+    it was cast to. hints: names that the source gave it, by frame
+    (None in constructors).
     """
 
     op: str
@@ -167,7 +168,7 @@ class Node:
     span: Span
     loop: Loop | None = None
     dtype: Any = None
-    hints: dict[Frame, list[tuple[int, str]]] = field(default_factory=dict)
+    hints: dict[Frame | None, list[tuple[int, str]]] = field(default_factory=dict)
     forward: "Node | None" = None
     id: int = field(default_factory=lambda: next(_ids))
 

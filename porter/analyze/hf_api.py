@@ -19,6 +19,9 @@ from porter.analyze.graph import (
     iter_nodes,
     seq_axis,
 )
+from porter.analyze.inequalities import larger_of
+from porter.analyze.initialisation import initialise
+from porter.analyze.positions import is_all_ones
 from porter.analyze.symbols import (
     LAYER,
     PAST,
@@ -38,6 +41,7 @@ from porter.analyze.values import (
     Cache,
     Choice,
     Config,
+    Context,
     Dtype,
     DtypeOf,
     External,
@@ -66,6 +70,9 @@ _MASK_ORDER = [
     "position_ids",
 ]
 
+
+# functions of transformers.activations that ACT2FN knows by the same name
+_ACTIVATIONS = ("gelu", "gelu_new", "gelu_fast", "quick_gelu", "silu", "mish")
 
 # -- attributes and items
 
@@ -153,6 +160,8 @@ def call(interp, name: str, args: list, kwargs: dict) -> Any:
         return stored(interp, "buffer", args[0], persistent)
     if name in ("copy.copy", "copy.deepcopy") and isinstance(args[0], Config):
         return Config(args[0].path, args[0].fields, args[0].changed, copied=True)
+    if name.startswith(("transformers.initialization.", "torch.nn.init.")):
+        return initialise(interp, short, args, kwargs)
     if not name.startswith("transformers"):
         return NotImplemented
     if short in _MASKS:
@@ -160,11 +169,15 @@ def call(interp, name: str, args: list, kwargs: dict) -> Any:
     if short == "ROPE_INIT":
         raise interp.gap("rope initialisation isn't followed here")
     if short.endswith("Cache"):
+        if interp.cacheless:
+            raise interp.gap("a cache that the model isn't given at the next step")
         return Cache()
     if is_output(name):
         return Output(dict(kwargs))
     if short == "get_interface":
         return kwargs.get("default", args[1] if len(args) > 1 else None)
+    if short in ("is_flash_attention_requested", "is_flash_attn_requested"):
+        return False  # the reference is eager attention
     if short == "maybe_autocast":
         return Opaque(short)
     if short in (
@@ -174,6 +187,13 @@ def call(interp, name: str, args: list, kwargs: dict) -> Any:
         "is_torch_available",
     ):
         return False
+    if short == "get_activation" and len(args) == 1 and is_scalar(args[0]):
+        wanted = args[0] if isinstance(args[0], str) else unwrap(args[0])
+        return Activation(wanted, interp.span())
+    if name.startswith("transformers.activations.") and len(args) == 1:
+        act = Activation(short, interp.span())
+        if isinstance(args[0], Node) and short in _ACTIVATIONS:
+            return torch_elementwise.activation(interp, act, args[0])
     if short == "apply_chunking_to_forward":
         return interp.call(args[0], args[3:], {})
     if any(_holds_node(a) for a in [*args, *kwargs.values()]):
@@ -227,7 +247,8 @@ def mask(interp, kind: str, args: list, kwargs: dict) -> Node:
     config = given.get("config")
     if not isinstance(config, Config):
         raise interp.gap("the attention mask is made from another config")
-    if given.get("attention_mask") is not None:
+    given_mask = given.get("attention_mask")
+    if given_mask is not None and not is_all_ones(given_mask):
         raise interp.gap("the attention mask is changed before it is used")
     if not _is_plain_positions(interp, given.get("position_ids")):
         raise interp.gap(
@@ -271,6 +292,8 @@ def method(interp, obj, name: str, args: list, kwargs: dict) -> Any:
                 f"`.{name}()` of another cache than that of the steps before"
             )
         return _cache_method(interp, name, args, kwargs)
+    if isinstance(obj, Context):
+        return None
     if isinstance(obj, Super):
         return _super_method(interp, obj, name, args, kwargs)
     if isinstance(obj, Module):
@@ -363,6 +386,8 @@ def _super_method(interp, obj: Super, name: str, args: list, kwargs: dict):
         return None
     if name == "forward" and leaf:
         return call_leaf(interp, inst, args, kwargs)
+    if name == "_init_weights":
+        return None  # the library's own: parameters, and rope's frequencies as built
     if name == "__getattr__":
         raise interp.gap("`__getattr__` isn't followed")
     bases = [b.name for b in external_bases(inst.cls)] if inst.cls else []
@@ -577,7 +602,10 @@ def _is_kind(interp, x, kind) -> Any:
     if isinstance(x, Cache):
         return short in ("Cache", "DynamicCache")
     if isinstance(x, Module):
-        return x.leaf == name or (x.cls is not None and x.cls is kind)
+        from porter.analyze.interpreter import lineage
+
+        own = x.cls is not None and any(c is kind for c in lineage(x.cls))
+        return x.leaf == name or own
     return False
 
 
@@ -657,6 +685,10 @@ def _extreme(which: str):
         numbers = [constant(v) for v in values]
         if all(n is not None for n in numbers):
             return max(numbers) if which == "max" else min(numbers)
+        if len(values) == 2 and not kwargs:
+            known = larger_of(*values)
+            if known is not None:
+                return values[known if which == "max" else 1 - known]
         return Sym("call", (which, *values))
 
     return fn
@@ -717,8 +749,12 @@ def compare_dtypes(interp, op, left, right):
     if tags[0] == tags[1]:
         equal: Any = True
     elif None in tags:
-        same_dtype = Sym("dtype_is", tuple(str(t) for t in tags))
-        return same_dtype if isinstance(op, (ast.Eq, ast.Is)) else negate(same_dtype)
+        other = tags[0] if tags[1] is None else tags[1]
+        floating = str(other).startswith(("float", "bfloat"))
+        both = tuple(str(t) for t in tags)
+        equal = Sym("dtype_is", both) if floating else False
     else:
         equal = False
-    return equal if isinstance(op, (ast.Eq, ast.Is)) else not equal
+    if isinstance(op, (ast.Eq, ast.Is)):
+        return equal
+    return negate(equal)

@@ -9,6 +9,7 @@ import ast
 
 from porter.analyze import torch_parts
 from porter.analyze.graph import Node
+from porter.analyze.initialisation import initialise
 from porter.analyze.part import Part
 from porter.analyze.values import ExternalMethod
 
@@ -24,6 +25,8 @@ class InPlace(Part):
         args, kwargs = self._arguments(node, env)
         if isinstance(base, Node) and base.op == "parameter" and self.frame is None:
             return base  # what it is filled with at first is of no account
+        if self.initialising and isinstance(base, Node):
+            return initialise(self, func.attr, [base, *args], kwargs)
         if not isinstance(base, Node):
             return self.call(self.attribute(base, func.attr), args, kwargs)
         name = func.attr.removesuffix("_")

@@ -8,7 +8,7 @@ negative. That is sound, and enough for comparisons of positions with each other
 from fractions import Fraction
 from typing import Any
 
-from porter.analyze.symbols import PAST, SEQ, Poly, Sym, poly
+from porter.analyze.symbols import PAST, SEQ, Poly, Sym, poly, same, simplify
 
 QUERY = Sym("runtime", ("query",))  # absolute position of the token that attends
 KEY = Sym("runtime", ("key",))  # absolute position of the token attended to
@@ -46,6 +46,11 @@ def domain() -> list[Poly]:
     ]
 
 
+def without_cache() -> tuple[Poly, ...]:
+    """What holds beside where a model reads all tokens anew: there are none before."""
+    return (difference(0, PAST),)
+
+
 def follows(goal: Poly, facts: list[Poly]) -> bool:
     """Whether goal >= 0 is a sum of a few of the facts and a constant >= 0."""
     return _follows(goal, facts, _MOST_FACTS)
@@ -71,3 +76,22 @@ def contradictory(facts: list[Poly]) -> bool:
     """Whether the newest fact can't hold beside the others: 0 > its negation's sum."""
     *others, last = facts
     return follows(opposite(last), others)
+
+
+def larger_of(a: Any, b: Any) -> int | None:
+    """0 where a >= b always, 1 where b >= a, None where neither is known."""
+    if follows(difference(a, b), domain()):
+        return 0
+    if follows(difference(b, a), domain()):
+        return 1
+    total = Sym("add", (a, b))  # n - p < p for the largest power of two p <= n
+    for at, part in enumerate((a, b)):
+        if same(part, _power_below(total)):
+            return at
+    return None
+
+
+def _power_below(n: Any) -> Sym:
+    """2 ** floor(log2(n)), as sources write it."""
+    exponent = Sym("call", ("math.log2", simplify(n)))
+    return Sym("pow", (2, Sym("call", ("math.floor", exponent))))

@@ -30,6 +30,8 @@ from porter.analyze.graph import (
 )
 from porter.analyze.in_place import InPlace
 from porter.analyze.operators import Operators
+from porter.analyze.own_products import whole_layer
+from porter.analyze.settling import beyond_length
 from porter.analyze.statements import Statements
 from porter.analyze.subscripts import Subscripts
 from porter.analyze.symbols import Sym, contains, key, negate, same, unwrap
@@ -81,6 +83,12 @@ class Interpreter(
         self.folding: Folding | None = None
         self.first_step = False  # nothing is cached yet, see first_step
         self.given_cache: Cache | None = None  # of the steps before
+        self.config_values: dict[Any, Any] = {}  # fields that the source has written
+        self.written: list[tuple[Any, str, Any]] = []  # by a forward: what was there
+        self.initialising = False  # in _init_weights
+        self.cacheless = False  # the model reads all tokens anew at every step
+        self.settled: dict[Any, bool] = {}  # branches of which one side is kept
+        self.most_tokens: list[Any] = []  # bounds on max_model_len
         self.frame: Frame | None = None
         self.loop: Loop | None = None
         self.experts = None
@@ -178,7 +186,7 @@ class Interpreter(
         if cond.op == "not":
             inner = self.decide(cond.args[0])
             return (not inner) if isinstance(inner, bool) else negate(inner)
-        known = self.assumed.get(cond.key)
+        known = self.assumed.get(cond.key, self.settled.get(cond.key))
         if known is None and self.folding is not None:
             known = self.folding.decide(cond)
         if known is not None:
@@ -195,7 +203,8 @@ class Interpreter(
             if not rest:
                 return not short
             return rest[0] if len(rest) == 1 else Sym(cond.op, tuple(rest))
-        return cond
+        verdict = beyond_length(self, cond)
+        return cond if verdict is None else verdict
 
     def refuse_where(self, cond) -> bool:
         """Give up the configs of which cond holds: a port stops for them at load."""
@@ -255,8 +264,8 @@ class Interpreter(
                 "a branch depends on the number of tokens",
                 "vLLM batches tokens of several sequences",
             )
-        if contains(cond, "dtype_is"):
-            return self._join_dtypes(a, b)
+        if contains(cond, "dtype_is") and any(True for _ in iter_nodes((a, b))):
+            return self._join_dtypes(cond, a, b)
         if isinstance(a, Node) and isinstance(b, Node):
             if not contains(cond, "runtime") and _sink_apart(a, b):
                 return Choice(cond, a, b)
@@ -283,7 +292,7 @@ class Interpreter(
             return a
         return Choice(cond, a, b)
 
-    def _join_dtypes(self, a, b):
+    def _join_dtypes(self, cond, a, b):
         """Sides of a branch on the activations' dtype: equal but for a cast upwards."""
         sides = [a, b]
         for i, side in enumerate(sides):
@@ -292,6 +301,8 @@ class Interpreter(
                     break
                 side = side.args[0]
             sides[i] = side
+        if sides[0] is not sides[1] and alike(a, b):
+            return b if unwrap(cond).op == "dtype_is" else a
         if sides[0] is not sides[1]:
             raise self.gap("a branch depends on the dtype of the activations")
         return sides[0]
@@ -303,6 +314,9 @@ class Interpreter(
             return b
         if is_repeat_of(a, b, negate(cond)):
             return a
+        layer = whole_layer(cond, a, b)
+        if layer is not None:
+            return layer
         cond = unwrap(cond)
         if isinstance(cond, Sym) and cond.op == "not":
             cond, a, b = cond.args[0], b, a
@@ -437,6 +451,7 @@ class Interpreter(
             "classmethod",
         ):
             fn.static = True
+            fn.of_class = target.id == "classmethod"
             return
         if isinstance(target, ast.Name) and target.id == "property":
             return
@@ -502,6 +517,28 @@ def promote(tensors: list[Node]):
         if strong in tags:
             return strong
     return tags[0] if tags else None
+
+
+def alike(a, b) -> bool:
+    """Whether two values are the same up to rounding: casts between floating types."""
+    if not (isinstance(a, Node) and isinstance(b, Node)):
+        return is_scalar(a) and is_scalar(b) and same(a, b)
+    a, b = _under_floats(a), _under_floats(b)
+    if a is b:
+        return True
+    return (
+        a.op == b.op
+        and len(a.args) == len(b.args)
+        and a.frame is b.frame
+        and {**a.attrs, "like": 0} == {**b.attrs, "like": 0}
+        and all(alike(x, y) for x, y in zip(a.args, b.args, strict=True))
+    )
+
+
+def _under_floats(node: Node) -> Node:
+    while node.op == "cast" and node.dtype in (None, "float32", "float16", "bfloat16"):
+        node = node.args[0]
+    return node
 
 
 def is_repeat_of(repeated: Node, plain: Node, cond) -> bool:

@@ -13,6 +13,7 @@ from porter.analyze.first_step import (
 )
 from porter.analyze.folding import Folding
 from porter.analyze.graph import Frame, Node, batch_axis, seq_axis, walk
+from porter.analyze.initialisation import initialise_buffers
 from porter.analyze.interpreter import Interpreter, lineage
 from porter.analyze.specialised import mentions
 from porter.analyze.values import Class, Config, External, Module
@@ -143,6 +144,7 @@ def analyze(
         interp.folding = Folding(config_file, fields)
     interp.line = cls.node.lineno
     root = interp.instantiate(cls, [config], {})
+    initialise_buffers(interp, root)
     forward = interp.find_method(root, "forward")
     if forward is None:
         raise file.gap(cls.node.lineno, f"{cls.name} has no forward")
@@ -153,6 +155,8 @@ def analyze(
     interp.line = forward.node.lineno
     given = arguments_of_a_step(forward, input_ids)
     interp.given_cache = given.get(CACHE_ARGUMENT)
+    taken = [a.arg for a in (*forward.node.args.args, *forward.node.args.kwonlyargs)]
+    interp.cacheless = not any("past" in name or "cache" in name for name in taken)
     result = interp.call_in_frame(root, forward, [], given)
     logits = logits_of(result)
     if not isinstance(logits, Node):
@@ -160,6 +164,17 @@ def analyze(
             forward.node.lineno, "forward returns no logits that can be followed"
         )
     for node in walk([logits]):
+        if node.attrs.get("without_bias"):
+            raise Refused(
+                [
+                    Gap(
+                        node.span.file,
+                        node.span.line,
+                        "a layer's weight is used without its bias",
+                        "a port's layer adds its bias itself",
+                    )
+                ]
+            )
         scalars = [*node.args, *(v for n, v in node.attrs.items() if n != "unique")]
         if mentions(scalars, None):
             raise Refused(

@@ -21,6 +21,7 @@ from porter.analyze.symbols import (
 )
 from porter.analyze.torch_complex import Complex
 from porter.analyze.values import (
+    DEVICE,
     Activation,
     Cache,
     Choice,
@@ -100,6 +101,8 @@ class Operators(Part):
             raise self.gap("lists of symbolic length can't be joined")
         if isinstance(left, (tuple, list)) and isinstance(right, int) and op == "mul":
             return left * right
+        if isinstance(right, list) and isinstance(left, int) and op == "mul":
+            return right * left
         if isinstance(left, Opaque) or isinstance(right, Opaque):
             return Opaque("an expression of an unknown value")
         if op == "xor" and isinstance(left, bool) and isinstance(right, bool):
@@ -203,6 +206,8 @@ class Operators(Part):
             return torch_elementwise.comparison(self, _COMPARE[type(op)], left, right)
         if isinstance(left, (Dtype, DtypeOf)) or isinstance(right, (Dtype, DtypeOf)):
             return hf_api.compare_dtypes(self, op, left, right)
+        if left is DEVICE and right is DEVICE:
+            return isinstance(op, ast.Eq)
         if isinstance(left, Opaque) or isinstance(right, Opaque):
             return Opaque("a comparison with an unknown value")
         if isinstance(left, (tuple, list)) and isinstance(right, (tuple, list)):
@@ -231,6 +236,8 @@ class Operators(Part):
             return Sym("in", (item, tuple(container)))
         if isinstance(container, Config):
             return self.config_has(container, item)
+        if isinstance(container, str) and isinstance(item, str):
+            return item in container
         if is_symbolic(container):
             return Sym("in", (item, container))
         raise self.gap("`in` isn't followed here")

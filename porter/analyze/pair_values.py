@@ -7,7 +7,7 @@ own value porter doesn't look into. It follows where each axis's index comes fro
 it can't, it raises Unproved.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from porter.analyze.graph import Factor, Node, has_role
@@ -32,9 +32,13 @@ _LOGIC = {"bitand": all, "bitor": any, "xor": lambda pair: pair[0] is not pair[1
 
 @dataclass(frozen=True)
 class Data:
-    """The element of this node at these positions, whatever it is."""
+    """The element of this node at these positions, whatever it is. fixed: it is the same
+    at all positions. terms: where it is known as a sum of (factors, expression of the
+    positions), these; the factors are nodes that are fixed."""
 
     node: Node
+    fixed: bool = False
+    terms: tuple[tuple[tuple[Node, ...], Any], ...] | None = None
 
 
 Coords = tuple[Any, ...]  # an index for each axis, None where it isn't known
@@ -61,6 +65,19 @@ def value(x: Any, at: Coords, paths: Paths) -> Any:
         raise Unproved("a mask of more axes than the scores")
     at = at[len(at) - len(x.axes) :]
     at = tuple(i if axis else 0 for i, axis in zip(at, x.axes, strict=True))
+    fixed = not any(is_symbolic(i) for i in at)
+    try:
+        found = _computed(x, at, paths)
+    except NoIndex:
+        if not fixed:
+            raise
+        found = Data(x)
+    if isinstance(found, Data) and found.node is x and fixed and not found.fixed:
+        return replace(found, fixed=True)
+    return found
+
+
+def _computed(x: Node, at: Coords, paths: Paths) -> Any:
     handler = _HANDLERS.get(x.op)
     if handler is not None:
         return handler(x, at, paths)
@@ -87,9 +104,13 @@ def _number(x: Any) -> Any:
     return number if number is not None else inner
 
 
+class NoIndex(Unproved):
+    """An element is asked for by an index that isn't known."""
+
+
 def _index(axis_at: Any) -> Any:
     if axis_at is None:
-        raise Unproved("a mask depends on an index that can't be followed")
+        raise NoIndex("a mask depends on an index that can't be followed")
     return axis_at
 
 
@@ -143,7 +164,7 @@ def _triangle(x: Node, at: Coords, paths: Paths) -> Any:
 def _cast(x: Node, at: Coords, paths: Paths) -> Any:
     inner = value(x.args[0], at, paths)
     if isinstance(inner, Data):
-        return Data(x) if inner.node is x.args[0] else _neutral(x, inner)
+        return replace(inner, node=x) if inner.node is x.args[0] else _neutral(x, inner)
     if x.dtype == "bool":
         return _truth(inner, paths)
     if isinstance(inner, bool):
@@ -174,7 +195,7 @@ def _rearrange(x: Node, at: Coords, paths: Paths) -> Any:
     inner = value(base, tuple(moved), paths)
     if isinstance(inner, Data):
         if inner.node is base:
-            return Data(x)
+            return replace(inner, node=x)
         if [_leaves(a) for a in x.axes[-2:]] != [_leaves(a) for a in base.axes[-2:]]:
             raise Unproved("masked scores change their axes")
     return inner
@@ -205,7 +226,7 @@ def _part(x: Node, base: Node, at: Coords, paths: Paths) -> Any:
     if isinstance(inner, Data):
         if inner.node is not base:
             raise Unproved("a part of masked scores")
-        return Data(x)
+        return replace(inner, node=x)
     return inner
 
 
@@ -365,9 +386,49 @@ def _with_data(x: Node, parts: list) -> Any:
                         return done
     for arg, part in zip(x.args, parts, strict=True):
         if isinstance(arg, Node) and not _is_itself(part, arg):
+            positions = not isinstance(part, Data) and constant(part) is None
+            if positions and (x.op in ("add", "sub") or _all_known(parts)):
+                continue
             if any(has_role(a, "seq", "hist", "span") for a in arg.axes):
                 raise Unproved(f"masked scores go through `{x.op}`")
-    return Data(x)
+    return Data(x, terms=_terms(x, parts))
+
+
+def _all_known(parts: list) -> bool:
+    """Whether none of the elements is a score's."""
+    return all(not isinstance(p, Data) or p.fixed or p.terms for p in parts)
+
+
+def _terms(x: Node, parts: list) -> Any:
+    """A sum of products of fixed elements with expressions of the positions, else None."""
+    if x.dtype not in (None, "float32", "float64") and not str(x.dtype).startswith(
+        "int"
+    ):
+        return None  # rounded to what holds few positions exactly
+    sums = [_sum_of(p) for p in parts]
+    if any(s is None for s in sums):
+        return None
+    if x.op == "neg":
+        return tuple((f, arith("neg", e)) for f, e in sums[0])
+    if x.op == "add":
+        return sums[0] + sums[1]
+    if x.op == "sub":
+        return sums[0] + tuple((f, arith("neg", e)) for f, e in sums[1])
+    if x.op == "mul":
+        return tuple(
+            (f + g, arith("mul", d, e)) for f, d in sums[0] for g, e in sums[1]
+        )
+    if x.op == "truediv" and not isinstance(parts[1], Data):
+        return tuple((f, arith("truediv", e, parts[1])) for f, e in sums[0])
+    return None
+
+
+def _sum_of(part: Any) -> Any:
+    if not isinstance(part, Data):
+        return (((), part),)
+    if part.terms is not None:
+        return part.terms
+    return (((part.node,), 1),) if part.fixed else None
 
 
 def _by_number(op: str, data: Data, number, first: bool) -> Any:

@@ -101,15 +101,20 @@ class Paths:
         return choice
 
 
-def explore(compute: Callable[[Paths], Any]) -> list[Path]:
-    """All ways of `compute`; raises Unproved where it does, or where they are too many."""
+def explore(
+    compute: Callable[[Paths], Any], known: tuple[Poly, ...] = ()
+) -> list[Path]:
+    """All ways of `compute`; raises Unproved where it does, or where they are too many.
+
+    known: facts beside those that hold of all models.
+    """
     found: list[Path] = []
     todo: list[list[bool]] = [[]]
     while todo:
         if len(found) > _MOST_PATHS:
             raise Unproved("it depends on too many comparisons")
         script = todo.pop()
-        paths = Paths(script)
+        paths = Paths(script, [*domain(), *known])
         value = compute(paths)
         found.append(
             Path(paths.facts, paths.bounds, paths.conditions, value, paths.atoms)

@@ -30,6 +30,8 @@ def positions(interp, axes) -> Node:
 def arange(interp, start, stop, step) -> Node | None:
     if constant(step) != 1:
         return None
+    if interp.cacheless and same(start, 0) and same(stop, SEQ):
+        return positions(interp, (seq_axis(),))
     if same(start, 0) and same(stop, SEQ):
         return interp.node(
             "seq_index", (), (seq_axis(),), dtype="int64", line=interp.line
@@ -39,6 +41,21 @@ def arange(interp, start, stop, step) -> Node | None:
     if same(start, 0) and same(stop, HIST):
         return interp.node("key_index", (), (hist_axis(),), dtype="int64")
     return None
+
+
+def of_range(interp, x: Node, low, high) -> Node | None:
+    """`arange(n)[past : past + seq]`, as buffers of position ids are cut, else None."""
+    new = same(low, PAST) and same(high, HIST)
+    if not (new or (interp.cacheless and same(low, 0) and same(high, SEQ))):
+        return None
+    base = x
+    while base.op in ("rearrange", "buffer", "cast"):
+        if base.op == "rearrange" and sum(bool(a) for a in base.axes) != 1:
+            return None
+        base = base.args[0]
+    if base.op != "arange" or not (same(base.args[0], 0) and same(base.args[2], 1)):
+        return None
+    return positions(interp, tuple(seq_axis() if a else () for a in x.axes))
 
 
 def shift(interp, op: str, left, right) -> Node | None:
@@ -72,6 +89,11 @@ def ones(interp, sizes: list) -> Node:
 
 def is_position_mask(value) -> bool:
     return isinstance(value, Node) and value.op in ("pos_ones", "pos_index")
+
+
+def is_all_ones(value) -> bool:
+    """A mask that the source makes itself where it is given none: nothing is padded."""
+    return isinstance(value, Node) and value.op == "pos_ones"
 
 
 def operate(interp, name: str, args: list, kwargs: dict) -> Any:

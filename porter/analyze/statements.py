@@ -9,18 +9,28 @@ from porter.analyze.expert_loops import any_pairs
 from porter.analyze.families import EachKey
 from porter.analyze.graph import Loop, Node, iter_nodes
 from porter.analyze.part import Part
-from porter.analyze.symbols import Sym, constant, is_symbolic, same, unwrap
+from porter.analyze.settling import settled
+from porter.analyze.symbols import (
+    Sym,
+    config_field,
+    constant,
+    is_symbolic,
+    same,
+    unwrap,
+)
+from porter.analyze.torch_creation import fill_item
 from porter.analyze.values import (
     MISSING,
     Choice,
     Config,
+    Context,
     External,
     Function,
     Module,
     Opaque,
     is_scalar,
 )
-from porter.gap import FAULTS, fault
+from porter.gap import FAULTS, Refused, fault
 
 
 @dataclass
@@ -207,7 +217,7 @@ class Statements(Part):
 
     def hint(self, value, name: str, env) -> None:
         """Remember what the source calls a value, outermost function first."""
-        if isinstance(value, Node) and self.frame is not None:
+        if isinstance(value, Node):
             names = value.hints.setdefault(self.frame, [])
             if (self.depth, name) not in names:
                 names.append((self.depth, name))
@@ -241,7 +251,8 @@ class Statements(Part):
             self.forbid_in_each(container, value)
             container[index] = value
         elif isinstance(container, Node):
-            raise self.gap("a tensor is written to in place by index")
+            self._refuse_shared(container, target.value, env)
+            self.assign(target.value, fill_item(self, container, index, value), env)
         else:
             raise self.gap("this store isn't followed")
 
@@ -253,17 +264,43 @@ class Statements(Part):
                 if module.owner is None and module is not obj:
                     module.owner, module.name = obj, name
             self.forbid_attribute_in_each(obj, value)
+            if not self._building(obj) and isinstance(obj.attrs.get(name), Node):
+                self._refuse_state(obj, name, value)
+                self.written.append((obj, name, obj.attrs[name]))
+                obj.attrs[name] = value
+                return
+            if obj.leaf and name in ("weight", "bias") and name not in obj.attrs:
+                self._set_parameter(obj, name, value)
+                return
             obj.attrs[name] = value
-            sides = [value.then, value.other] if isinstance(value, Choice) else [value]
-            for node in [v for v in sides if isinstance(v, Node)]:
+            for node in _nodes_of(value):
                 node.attrs.setdefault("slot", (obj, name))
         elif isinstance(obj, Node) and name in ("requires_grad", "data"):
             return
         elif isinstance(obj, Config) and obj.copied:
             obj.set(name, value)
-        elif not isinstance(obj, Opaque):
+        elif isinstance(obj, Config) and is_scalar(value) and self.frame is None:
+            field = obj.fields.canonical(name) if obj.fields else name
+            self.config_values[obj.path, field] = value
+        elif not isinstance(obj, (Opaque, Context)):
             raise self.gap(
                 f"setting `.{name}` of a {type(obj).__name__} isn't followed"
+            )
+
+    def _set_parameter(self, obj: Module, name: str, value) -> None:
+        """`norm.bias = None` is a norm without; any other weight is the author's own."""
+        if value is not None or name != "bias" or "bias" not in obj.args:
+            raise self.gap(f"the {name} of a `{obj.kind}` is replaced")
+        obj.args["bias"] = False
+        obj.given.add("bias")
+
+    def _refuse_state(self, obj: Module, name: str, value) -> None:
+        """A forward may put a buffer on another device; it may not change its values."""
+        old = _under_casts(obj.attrs[name])
+        if not isinstance(value, Node) or _under_casts(value) is not old:
+            raise self.gap(
+                f"the forward changes `{name}`",
+                "what a call leaves behind would reach other sequences' tokens",
             )
 
     # -- branches
@@ -277,6 +314,16 @@ class Statements(Part):
             cond = cond if routed is None else routed
         if isinstance(cond, bool):
             return self.run_block(stmt.body if cond else stmt.orelse, env)
+        before, loop = _Snapshot(self, env), self.loop
+        try:
+            return self._both_sides(cond, stmt, rest, env)
+        except Refused as refusal:
+            before.restore(self, env)
+            self.loop = loop
+            with settled(self, cond, refusal) as kept:
+                return self.run_block(stmt.body if kept else stmt.orelse, env)
+
+    def _both_sides(self, cond, stmt: ast.If, rest: list[ast.stmt], env):
         then = self._side(cond, True, stmt.body, env)
         other = self._side(cond, False, stmt.orelse, env)
         if isinstance(then.signal, Raised):
@@ -343,11 +390,20 @@ class Statements(Part):
             else:
                 env.vars[name] = self.join(cond, left, right)
                 self.hint(env.vars[name], name, env)
+        self._merge_config(cond, a.config, b.config)
         for module, attrs in a.attrs.items():
             others = b.attrs.get(module, {})
             for name in [*attrs, *(n for n in others if n not in attrs)]:
                 left, right = attrs.get(name, MISSING), others.get(name, MISSING)
                 module.attrs[name] = self._join_attribute(cond, left, right)
+
+    def _merge_config(self, cond, then: dict, other: dict) -> None:
+        """Fields that one side has written; on the other they are what they were."""
+        self.config_values = {}
+        for path, name in [*then, *(k for k in other if k not in then)]:
+            old = config_field(path, name)
+            left, right = then.get((path, name), old), other.get((path, name), old)
+            self.config_values[path, name] = self.join(cond, left, right)
 
     def _join_attribute(self, cond, left, right):
         if left is MISSING:
@@ -503,8 +559,10 @@ class _Snapshot:
             m: {n: _copy(v) for n, v in m.attrs.items()}
             for m in interpreter.under_construction
         }
+        self.config = dict(interpreter.config_values)
 
     def restore(self, interpreter, env) -> None:
+        interpreter.config_values = dict(self.config)
         env.vars.clear()
         env.vars.update({n: _copy(v) for n, v in self.vars.items()})
         for module, attrs in self.attrs.items():
@@ -522,6 +580,19 @@ def _modules_of(value) -> list[Module]:
     if isinstance(value, Choice):
         return [*_modules_of(value.then), *_modules_of(value.other)]
     return [value] if isinstance(value, Module) else []
+
+
+def _nodes_of(value) -> list[Node]:
+    if isinstance(value, Choice):
+        return [*_nodes_of(value.then), *_nodes_of(value.other)]
+    return [value] if isinstance(value, Node) else []
+
+
+def _under_casts(node: Node) -> Node:
+    """The values that a cast to the activations' dtype or to fp32 rounds at most."""
+    while node.op == "cast" and node.dtype in (None, "float32"):
+        node = node.args[0]
+    return node
 
 
 def _shares_storage(a: Node, b: Node) -> bool:

@@ -145,6 +145,10 @@ def _poly_op(x: Sym) -> Poly:
         whole = _quotient(a, b)
         if whole is not None:
             return whole
+    if op in ("truediv", "floordiv"):
+        quotient = _exact_quotient(a, b)
+        if quotient is not None and (len(b) > 1 or _is_whole(quotient)):
+            return quotient
     if op == "pow" and len(b) <= 1 and (not b or () in b):
         exponent = b.get((), Fraction(0))
         if len(a) == 1:
@@ -186,6 +190,27 @@ def _divides_by_assumption(a: Poly, b: Poly) -> bool:
         isinstance(atom, tuple) and atom[:1] in (("layer",), ("runtime",))
         for m in a
         for atom, _ in m
+    )
+
+
+def _exact_quotient(a: Poly, b: Poly) -> Poly | None:
+    """q of one term with q * b = a, as in (heads + 2) * dim over heads + 2."""
+    if not b:
+        return None
+    divisor, factor = next(iter(b.items()))
+    inverse = tuple((atom, -e) for atom, e in divisor)
+    for monomial, coefficient in a.items():
+        q = _poly_mul({monomial: coefficient}, {inverse: 1 / factor})
+        if _poly_mul(q, b) == a:
+            return q
+    return None
+
+
+def _is_whole(p: Poly) -> bool:
+    """A product of whole numbers, whatever its factors are."""
+    return all(
+        c.denominator == 1 and all(e > 0 and e.denominator == 1 for _, e in m)
+        for m, c in p.items()
     )
 
 

@@ -10,10 +10,12 @@ from porter.analyze.graph import (
     pairs_tokens,
     sized_axis,
 )
+from porter.analyze.own_products import own_bias
 from porter.analyze.symbols import BATCH, SEQ, Sym, arith, constant, is_symbolic, same
 from porter.analyze.torch_elementwise import cast, dtype_tag
 from porter.analyze.values import (
     DEVICE,
+    Dtype,
     Finfo,
     Module,
     is_scalar,
@@ -33,7 +35,12 @@ def leaf_parameter(interp, module: Module, name: str):
             feature_axis(args["out_features"]),
             feature_axis(args["in_features"]),
         )
-        axes = axes if name == "weight" else axes[:1]
+        if module.transposed:
+            axes = axes[::-1]
+        if name == "bias":
+            axes = (feature_axis(args["out_features"]),)
+            made = interp.node("leaf_parameter", (), axes, module=module, name=name)
+            return own_bias(interp, module, made)
     elif module.leaf == "torch.nn.Embedding":
         axes = (
             feature_axis(args["num_embeddings"]),
@@ -75,6 +82,8 @@ def _creation(interp, short: str, args: list, kwargs: dict):
         return False
     if short == "device":
         return DEVICE
+    if short == "get_default_dtype":
+        return Dtype("activations")
     return NotImplemented
 
 
@@ -121,10 +130,10 @@ def _filled(interp, short: str, args: list, kwargs: dict):
         return pos.ones(interp, sizes)
     axes = tuple(_axis(s) for s in sizes)
     dtype = kwargs.get("dtype")
-    boolean = dtype is not None and dtype_tag(interp, dtype)[0] == "bool"
-    if boolean and constant(fill) is not None:
-        return interp.node("fill", (bool(fill),), axes, dtype="bool", init=short)
-    return interp.node("fill", (fill,), axes, init=short)
+    tag = dtype_tag(interp, dtype)[0] if dtype is not None else None
+    if tag == "bool" and constant(fill) is not None:
+        fill = bool(fill)
+    return interp.node("fill", (fill,), axes, dtype=tag, init=short)
 
 
 def _axis(size) -> Axis:
@@ -173,6 +182,16 @@ def _math(interp, short: str, args: list):
     if number is not None and not is_symbolic(args[0]):
         return getattr(math, short)(*args)
     return Sym("call", (f"math.{short}", *args))
+
+
+def fill_item(interp, x: Node, index, value) -> Node:
+    """x[i] = value of a table under construction, as a value of its own."""
+    items = list(index) if isinstance(index, tuple) else [index]
+    rest = [i for i in items[1:] if i != slice(None)]
+    known = is_scalar(items[0]) and is_scalar(value) and value is not None
+    if not interp.under_construction or rest or not known or isinstance(items[0], bool):
+        raise interp.gap("a tensor is written to in place by index")
+    return interp.node("index_fill", (x, items[0], value), x.axes, dtype=x.dtype)
 
 
 def item(interp, x: Node):

@@ -2,15 +2,10 @@
 
 from typing import Any
 
-from porter.analyze import axes as ax
 from porter.analyze import positions as pos
 from porter.analyze.expert_loops import hit
-from porter.analyze.graph import (
-    Node,
-    axis_size,
-    has_role,
-)
-from porter.analyze.token_axes import _mixes
+from porter.analyze.graph import Node
+from porter.analyze.own_products import with_own_bias
 from porter.analyze.values import (
     Activation,
     Device,
@@ -87,12 +82,20 @@ def _unary(interp, op: str, args: list, kwargs: dict) -> Node:
 def binary(interp, op: str, left, right) -> Any:
     left, right = interp.resolve(left), interp.resolve(right)
     if op == "matmul":
+        from porter.analyze.torch_products import matmul
+
         return matmul(interp, left, right)
     for side in (left, right):
         if isinstance(side, Opaque):
             raise interp.gap(f"a tensor meets {side.what}")
         if not (isinstance(side, Node) or is_scalar(side)):
             raise interp.gap(f"a tensor meets a {type(side).__name__}")
+    if op in ("add", "sub") and _is_int(right) and right == 0:
+        return left
+    if op == "add" and _is_int(left) and left == 0:
+        return right
+    if op == "add" and (whole := with_own_bias(interp, left, right)) is not None:
+        return whole
     shifted = pos.shift(interp, op, left, right)
     if shifted is not None:
         return shifted
@@ -107,6 +110,10 @@ def binary(interp, op: str, left, right) -> Any:
 
 def invert(interp, x: Node) -> Node:
     return interp.elementwise("invert", x, dtype=x.dtype)
+
+
+def _is_int(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def comparison(interp, op: str, left, right) -> Node:
@@ -253,24 +260,3 @@ def dropout(interp, x, p=0.5, training=True, inplace=False):
     if training is not False:
         raise interp.gap("dropout that is on outside training")
     return x
-
-
-def matmul(interp, a: Node, b: Node) -> Node:
-    if not (isinstance(a, Node) and isinstance(b, Node)):
-        raise interp.gap("`matmul` of something that isn't a tensor")
-    if len(a.axes) < 2 or len(b.axes) < 2:
-        raise interp.gap("`matmul` with a vector isn't followed")
-    left, right = a.axes[-1], b.axes[-2]
-    if not interp.must_equal(axis_size(left), axis_size(right)):
-        raise interp.gap(f"`matmul` of {axis_size(left)} with {axis_size(right)}")
-    if not left and not right:  # an outer product: frequencies times positions
-        return binary(interp, "mul", a, b)
-    if ax.roles(left) != ax.roles(right):
-        raise interp.gap("`matmul` joins a token axis with another")
-    if has_role(left, "batch", "seq"):
-        raise _mixes(interp, "`matmul`")
-    try:
-        lead = ax.broadcast([a.axes[:-2], b.axes[:-2]], interp.must_equal)
-    except ax.AxisError as error:
-        raise interp.gap(f"`matmul`: {error}") from error
-    return interp.node("matmul", (a, b), (*lead, a.axes[-2], b.axes[-1]))

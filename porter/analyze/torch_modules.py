@@ -39,8 +39,12 @@ LEAVES: dict[str, dict[str, Any]] = {
     "torch.nn.GELU": {"approximate": "none"},
     "torch.nn.Tanh": {},
     "torch.nn.Sigmoid": {},
+    "torch.nn.Softmax": {"dim": _REQUIRED},
+    "transformers.pytorch_utils.Conv1D": {"nf": _REQUIRED, "nx": _REQUIRED},
 }
 
+# transformers' linear layer whose weight is [in, out]
+_CONV1D = "transformers.pytorch_utils.Conv1D"
 _ACTIVATIONS = {
     "torch.nn.SiLU": "silu",
     "torch.nn.ReLU": "relu",
@@ -81,6 +85,10 @@ def bind_leaf(interp, inst: Module, args: list, kwargs: dict) -> None:
             bound[name] = default
     inst.args = bound
     inst.given = set(kwargs) | set(list(spec)[: len(args)])
+    if inst.leaf == _CONV1D:
+        inst.leaf, inst.transposed = "torch.nn.Linear", True
+        sizes = {"in_features": bound["nx"], "out_features": bound["nf"]}
+        inst.args = {**sizes, "bias": True}
     if inst.leaf == "torch.nn.ModuleList":
         fill_module_list(interp, inst, bound["modules"])
 
@@ -107,6 +115,7 @@ def fill_module_list(interp, inst: Module, modules) -> None:
 def call_leaf(interp, inst: Module, args: list, kwargs: dict) -> Any:
     """The operation that calling a torch module is."""
     from porter.analyze.torch_elementwise import activation_op
+    from porter.analyze.torch_reductions import softmax
 
     leaf = inst.leaf
     x = args[0] if args else next(iter(kwargs.values()), None)
@@ -128,6 +137,8 @@ def call_leaf(interp, inst: Module, args: list, kwargs: dict) -> Any:
         return linear(interp, inst, x)
     if leaf == "torch.nn.Embedding":
         return embedding(interp, inst, x)
+    if leaf == "torch.nn.Softmax":
+        return softmax(interp, x, inst.args["dim"])
     if leaf in ("torch.nn.LayerNorm", "torch.nn.RMSNorm"):
         return norm(interp, inst, x)
     raise interp.gap(f"calling `{leaf}` isn't followed")

@@ -38,7 +38,6 @@ from porter.analyze.torch_elementwise import (
     leaky_relu,
     logical,
     masked_fill,
-    matmul,
     nonzero,
     pow_,
     rsub,
@@ -51,11 +50,13 @@ from porter.analyze.torch_elementwise import (
 from porter.analyze.torch_parts import (
     cat,
     chunk,
+    index_select,
     pad,
     split,
     stack,
     unbind,
 )
+from porter.analyze.torch_products import addmm, baddbmm, einsum, matmul
 from porter.analyze.torch_reductions import (
     _MIXERS,
     REDUCTIONS,
@@ -63,7 +64,6 @@ from porter.analyze.torch_reductions import (
     _along_features,
     add,
     conv1d,
-    einsum,
     layer_norm,
     linear,
     max_along,
@@ -119,11 +119,16 @@ def call(interp, name: str, args: list, kwargs: dict) -> Any:
     made = _creation(interp, short, args, kwargs)
     if made is not NotImplemented:
         return made
+    if short == "einsum":
+        return einsum(interp, *args, **kwargs)
+    if name == "numpy.sqrt" and len(args) == 1 and not isinstance(args[0], Node):
+        return _math(interp, "sqrt", args)
+    if short in ("pow", "mul", "div") and len(args) == 2 and isinstance(args[1], Node):
+        return operate(interp, short, args, kwargs, name)
     if (
         args
         and isinstance(args[0], Node)
-        or short
-        in ("cat", "stack", "where", "einsum", "concat", "concatenate", "outer")
+        or short in ("cat", "stack", "where", "concat", "concatenate", "outer")
     ):
         return operate(interp, short, args, kwargs, name)
     if kwargs and isinstance(next(iter(kwargs.values())), Node):
@@ -230,10 +235,11 @@ _TABLE: dict[str, Any] = {
     "dropout": dropout, "view": view, "reshape": view, "transpose": transpose,
     "swapaxes": transpose, "t": t, "permute": permute, "unsqueeze": unsqueeze,
     "squeeze": squeeze, "flatten": flatten, "unflatten": unflatten, "expand": expand,
-    "expand_as": expand_as, "repeat_interleave": repeat_interleave, "repeat": repeat,
+    "expand_as": expand_as, "broadcast_to": expand, "repeat": repeat,
+    "repeat_interleave": repeat_interleave,
     "movedim": movedim, "chunk": chunk, "split": split, "unbind": unbind, "cat": cat,
     "concat": cat, "concatenate": cat, "stack": stack, "pad": pad, "matmul": matmul,
-    "bmm": matmul, "linear": linear, "einsum": einsum, "softmax": softmax,
+    "bmm": matmul, "baddbmm": baddbmm, "addmm": addmm, "linear": linear, "softmax": softmax,
     "conv1d": conv1d, "size": size, "dim": dim, "numel": numel, "item": item,
     "cpu": same_value, "cuda": same_value, "tensor_split": chunk, "tril": tril,
     "triu": triu, "fill": fill_, "new_zeros": new_filled("zeros"),
@@ -243,6 +249,7 @@ _TABLE: dict[str, Any] = {
     "logical_xor": logical("xor"), "bitwise_not": bitwise("invert"),
     "bitwise_and": bitwise("bitand"), "bitwise_or": bitwise("bitor"),
     "bitwise_xor": bitwise("xor"), "topk": topk, "gather": gather, "scatter": scatter,
+    "index_select": index_select,
     "one_hot": one_hot, "max": extreme("max"), "min": extreme("min"), "argmax": argmax,
     "nonzero": nonzero,
 }  # fmt: skip

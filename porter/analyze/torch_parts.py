@@ -11,7 +11,7 @@ from porter.analyze.graph import (
     has_role,
     sized_axis,
 )
-from porter.analyze.symbols import Sym, arith, constant, same
+from porter.analyze.symbols import Sym, arith, constant, contains, same, unwrap
 from porter.analyze.token_axes import forbid_tokens
 from porter.analyze.torch_shapes import rearranged, unsqueeze
 
@@ -19,6 +19,7 @@ from porter.analyze.torch_shapes import rearranged, unsqueeze
 def index(interp, x: Node, item) -> Node:
     """x[...] with integers, slices, None and `...`."""
     items = list(item) if isinstance(item, tuple) else [item]
+    items = [_one_item(interp, it) for it in items]
     if pos.is_position_mask(x):
         cut = pos.index(interp, x, items)
         if cut is not None:
@@ -97,27 +98,77 @@ def _piece(interp, x: Node, at: int, low, high) -> Node | None:
     return parts[0] if len(parts) == 1 else cat(interp, parts, at)
 
 
+def _one_item(interp, item):
+    """x[..., [i]] is the slice of one item."""
+    if not isinstance(item, list):
+        return item
+    at = constant(item[0]) if len(item) == 1 else None
+    if not isinstance(at, int):
+        raise interp.gap("a tensor is indexed by a list")
+    return slice(at, at + 1 if at != -1 else None)
+
+
 def _unhashable(item) -> bool:
     return isinstance(item, (slice, Node, Sym))
 
 
 def _gather_rows(interp, x: Node, items: list) -> Node:
     """table[ids]: rows picked by a tensor of ids, as an embedding does."""
+    items = items[:1] + [i for i in items[1:] if i != slice(None)]
     if len(items) != 1 or any(has_role(a, "batch", "seq", "hist") for a in x.axes):
         raise interp.gap("a tensor is indexed by a tensor")
     ids = items[0]
     return interp.node("rows", (x, ids), (*ids.axes, *x.axes[1:]), dtype=x.dtype)
 
 
+def gathered_rows(interp, x: Node, dim, index) -> Node | None:
+    """`table[ids]` of a gather by ids that are the same along each row, else None."""
+    table = _repeated_base(x)
+    ids = _repeated_base(index)
+    rank = len(x.axes)
+    if (
+        ax.normalize(constant(dim), rank) == rank - 2
+        and len(table.axes) == 2
+        and len(index.axes) == rank == len(ids.axes) + 1
+        and same(axis_size(index.axes[-1]), axis_size(table.axes[-1]))
+        and table.axes == x.axes[-2:]
+        and ids.axes == index.axes[:-1]
+        and all(f.repeats for a in x.axes[:-2] for f in a)
+    ):
+        return _gather_rows(interp, table, [ids])
+    return None
+
+
+def _repeated_base(x: Node) -> Node:
+    """What a view only copies along axes of its own."""
+    if x.op != "rearrange":
+        return x
+    base = x.args[0]
+    kept = [a for a in x.axes if a and not all(f.repeats for f in a)]
+    if kept == [a for a in base.axes if a]:
+        if len(base.axes) == len(kept) or base.axes == x.axes[: len(base.axes)]:
+            return base
+    return x
+
+
+def index_select(interp, x: Node, dim, index) -> Node:
+    if constant(dim) != 0:
+        raise interp.gap("`index_select` along another axis than the first")
+    return _gather_rows(interp, x, [index])
+
+
 def narrow(interp, x: Node, dim: int, start, stop, step=None) -> Node:
     axis = x.axes[dim]
     size = axis_size(axis)
     low, high = ax.bounds(start, stop, size)
+    low = _of_the_end(low, high, size)
     if constant(low) == 0 and same(high, size) and step in (None, 1):
         return x
+    if step in (None, 1) and (made := pos.of_range(interp, x, low, high)) is not None:
+        return made
     if has_role(axis, "batch", "seq"):
         return _narrow_tokens(interp, x, axis)
-    length = ax.slice_size(start, stop, step, size)
+    length = ax.slice_size(low, high, step, size)
     axes = (*x.axes[:dim], sized_axis(length), *x.axes[dim + 1 :])
     if not same(length, 1) and axes[dim] == ():
         raise interp.gap("a slice of unknown size")
@@ -129,6 +180,18 @@ def narrow(interp, x: Node, dim: int, start, stop, step=None) -> Node:
         dim=dim - len(x.axes),
         step=step if step is not None else 1,
     )
+
+
+def _of_the_end(low, high, size):
+    """`size - n` of `max(0, size - n)`, where n counts tokens: the last n of a table. A
+    table of fewer doesn't fit what it is added to, there the source itself fails."""
+    inner = unwrap(low)
+    if isinstance(inner, Sym) and inner.op == "call" and inner.args[0] == "max":
+        parts = inner.args[1:]
+        if len(parts) == 2 and constant(parts[0]) == 0 and same(high, size):
+            if contains(arith("sub", size, parts[1]), "runtime"):
+                return parts[1]
+    return low
 
 
 def _narrow_tokens(interp, x, axis):

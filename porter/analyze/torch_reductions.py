@@ -10,7 +10,7 @@ from porter.analyze.graph import (
 from porter.analyze.symbols import constant, describe, is_symbolic, same
 from porter.analyze.token_axes import _mixes, forbid_tokens
 from porter.analyze.torch_elementwise import binary, dtype_tag
-from porter.analyze.values import Opaque, Output, is_scalar
+from porter.analyze.values import Choice, Opaque, Output, is_scalar
 
 REDUCTIONS = {"mean", "sum", "amax", "amin", "var", "std", "prod", "logsumexp"}
 # what attention may take of its scores; anywhere else they are refused
@@ -41,7 +41,9 @@ def linear(interp, x, weight, bias=None):
         owner is not None
         and weight.op == "leaf_parameter"
         and owner.leaf == "torch.nn.Linear"
+        and not owner.transposed
     ):
+        bias = bias.then if isinstance(bias, Choice) and bias.other is None else bias
         own_bias = isinstance(bias, Node) and bias.attrs.get("module") is owner
         if own_bias or (bias is None and owner.args["bias"] is False):
             from porter.analyze.torch_modules import linear as call_linear
@@ -64,10 +66,6 @@ def _linear(interp, x: Node, weight, bias) -> Node:
     forbid_tokens(interp, x.axes[-1], "`F.linear`")
     args = (x, weight) if bias is None else (x, weight, bias)
     return interp.node("matrix", args, (*x.axes[:-1], weight.axes[0]), dtype=x.dtype)
-
-
-def einsum(interp, equation, *operands):
-    raise interp.gap("`einsum` isn't followed")
 
 
 def reduce(interp, name: str, x: Node, dim=None, keepdim=False, **kwargs) -> Node:

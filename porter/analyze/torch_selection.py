@@ -10,6 +10,7 @@ from porter.analyze import axes as ax
 from porter.analyze.graph import Axis, Node, axis_size, feature_axis, has_role
 from porter.analyze.symbols import constant, same
 from porter.analyze.token_axes import forbid_tokens
+from porter.analyze.torch_parts import gathered_rows
 from porter.analyze.values import is_scalar
 
 
@@ -90,6 +91,9 @@ def argmax(interp, x: Node, dim=None, keepdim=False) -> Node:
 
 
 def gather(interp, x: Node, dim, index) -> Node:
+    rows = gathered_rows(interp, x, dim, index)
+    if rows is not None:
+        return rows
     at = feature_dim(interp, x, dim, "gather")
     _check_beside(interp, x, index, at, "gather")
     axes = (*x.axes[:at], index.axes[at], *x.axes[at + 1 :])

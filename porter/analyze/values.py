@@ -52,6 +52,7 @@ class Function:
     dynamic_rope: bool = False
     config_defaults: bool = False
     static: bool = False
+    of_class: bool = False
 
     @property
     def name(self) -> str:
@@ -86,7 +87,8 @@ class Module:
 
     leaf: `torch.nn.Linear` etc. where the class is, or extends, one of torch's; `args` are
     then its constructor arguments by name. path: attribute names from the root, with `*`
-    for an element of a ModuleList.
+    for an element of a ModuleList. transposed: whether a checkpoint has its weight as
+    [in, out].
     """
 
     cls: Class | None
@@ -103,6 +105,7 @@ class Module:
     element: "Module | None" = None  # of a ModuleList: its one symbolic element
     count: Any = None
     families: list = field(default_factory=list)  # (built name, value) by layer type
+    transposed: bool = False
 
     @property
     def path(self) -> tuple[str, ...]:
@@ -127,6 +130,18 @@ class Choice:
 @dataclass(eq=False)
 class Cache:
     """transformers' key/value cache."""
+
+
+@dataclass(frozen=True)
+class Apply:
+    """`F.apply` of a torch.autograd.Function: its forward, as far as inference goes."""
+
+    cls: Class
+
+
+@dataclass(frozen=True)
+class Context:
+    """What such a forward is given to remember things for its backward."""
 
 
 @dataclass(frozen=True)

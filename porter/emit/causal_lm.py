@@ -8,6 +8,7 @@ from porter.analyze.values import Module
 from porter.emit.classes import ClassSet, Generated, indented
 from porter.emit.constructor import Constructor
 from porter.emit.experts import split_method
+from porter.emit.layouts import method
 from porter.emit.method import Body, Line
 from porter.emit.scope import ClassScope
 from porter.emit.trunk import Trunk
@@ -33,17 +34,6 @@ _LOAD = """\
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         loader = AutoWeightsLoader(self)
         return loader.load_weights({weights}, mapper=self.hf_to_vllm_mapper)"""
-
-_REGROUP = '''\
-    def _split_heads(
-        self, weights: Iterable[tuple[str, torch.Tensor]]
-    ) -> Iterable[tuple[str, torch.Tensor]]:
-        """Stored head by head as query, key, value; here all queries come first."""
-        for name, weight in weights:
-            if {test}:
-                heads = weight.unflatten(0, ({count}, 3, -1))
-                weight = heads.transpose(0, 1).flatten(0, 2)
-            yield name, weight'''
 
 
 def container(inst: Module, child: str, made: str, compiled: bool) -> Generated:
@@ -237,27 +227,14 @@ class CausalLMWriter:
 
     def _load(self) -> list[Line]:
         span = [self.facts.frame.span]
-        weights = "self._split_heads(weights)" if self.plan.regroup else "weights"
+        layouts = self.plan.layouts
+        weights = "self._rearrange(weights)" if layouts else "weights"
         split = split_method(self.plan.experts)
         if split:
             weights = f"self._split_experts({weights})"
         out = [Line(_LOAD.format(weights=weights), span)]
-        if self.plan.regroup:
-            names = [name for name, _ in self.plan.regroup]
-            counts = {count for _, count in self.plan.regroup}
-            if len(counts) != 1:
-                raise Refused(
-                    [
-                        Gap(
-                            self.inst.span.file,
-                            self.inst.span.line,
-                            "packed projections with different head counts",
-                        )
-                    ]
-                )
-            test = " or ".join(f'"{n}" in name' for n in names)
-            count = counts.pop()
-            out += [Line(""), Line(_REGROUP.format(test=test, count=count), span)]
+        if layouts:
+            out += [Line(""), Line(method(layouts), span)]
         if split:
             out += [Line(""), Line(split, span)]
         return out

@@ -11,6 +11,7 @@ from porter.config_class import ConfigClass
 from porter.emit.comments import Comments
 from porter.emit.constructor import Constructor
 from porter.emit.frames import FrameGraph
+from porter.emit.imports import IMPORTED
 from porter.emit.method import Body, Line
 from porter.emit.names import hinted, hinted_below
 from porter.emit.scope import ClassScope
@@ -94,10 +95,19 @@ class ClassSet:
         while number > 1 and f"{kind}{number}" in taken:
             number += 1
         if number > 1:
+            head, old = made.lines[0], made.name
             made.name = f"{kind}{number}"
-            head = made.lines[0]
-            head.text = head.text.replace(f"class {kind}(", f"class {made.name}(", 1)
+            head.text = head.text.replace(f"class {old}(", f"class {made.name}(", 1)
         return made
+
+    def _class_name(self, kind: str) -> str:
+        """The source's name; behind the model's where vLLM has a class of that name."""
+        if kind not in IMPORTED:
+            return kind
+        model = self.graph.facts.root.kind
+        for suffix in ("ForCausalLM", "LMHeadModel"):
+            model = model.removesuffix(suffix)
+        return f"{model}{kind}"
 
     def _written(self, inst: Module, frame: Frame) -> Generated:
         """The class as this use of it needs it. Where uses differ in sizes that their
@@ -119,12 +129,15 @@ class ClassSet:
     def _write_anew(self, inst: Module, frame: Frame) -> Generated:
         scope = ClassScope(inst, self.graph, self.imports)
         forward = write_forward(self.graph, frame, scope, self.comments)
+        for name, node in self.graph.read_outside.get(id(inst), {}).items():
+            scope.attrs.setdefault(name, node)
         constructor = Constructor(scope, self, self.arguments[inst.kind])
         init = constructor.write()
         self.scopes.append(scope)
-        made = Generated(inst.kind, constructor.wants, constructor.params)
+        name = self._class_name(inst.kind)
+        made = Generated(name, constructor.wants, constructor.params)
         made.arguments = set(constructor.arguments) & set(made.params)
-        made.lines = [Line(f"class {inst.kind}(nn.Module):", [_class_span(inst)])]
+        made.lines = [Line(f"class {name}(nn.Module):", [_class_span(inst)])]
         made.lines += constructor_lines(inst, made, init)
         made.lines.append(Line(""))
         made.lines += forward

@@ -10,7 +10,15 @@ import re
 import textwrap
 
 from porter.analyze.equal_sizes import EqualSizes
-from porter.analyze.symbols import Sym, contains, describe, negate, text, unwrap
+from porter.analyze.symbols import (
+    Sym,
+    contains,
+    describe,
+    negate,
+    simplify,
+    text,
+    unwrap,
+)
 
 _CHECK = '''\
 def check_rope(rope_parameters: dict, max_position: int, max_model_len: int) -> None:
@@ -67,6 +75,18 @@ def refused_check(cond) -> str:
     test = describe(cond)
     shown = test.replace("config.", "").replace('"', "'")
     return _REFUSED.format(test=test, shown=shown)
+
+
+_LENGTH = """\
+if vllm_config.model_config.max_model_len > {most}:
+    raise ValueError("the original model is another beyond {shown} tokens")"""
+
+
+def length_check(most) -> str:
+    """For a branch that the source takes only beyond a number of tokens."""
+    text = describe(simplify(most))
+    shown = text.replace("config.", "").replace('"', "'")
+    return _LENGTH.format(most=text, shown=shown)
 
 
 _FOLDED = """\

@@ -1,5 +1,6 @@
 """The `__init__` of a generated class, written from what its methods refer to."""
 
+import textwrap
 from typing import Any
 
 from porter.analyze.graph import Node
@@ -15,8 +16,8 @@ from porter.analyze.symbols import (
     unwrap,
 )
 from porter.analyze.values import Activation, Choice, Module, does_nothing
-from porter.emit.printing import Printer
-from porter.emit.scope import ClassScope
+from porter.emit.construction import ConstructorBody, hoisted, is_constant
+from porter.emit.scope import ClassScope, is_list
 from porter.gap import Gap, Refused
 
 _POSITIONAL = {
@@ -251,6 +252,8 @@ class Constructor:
 
     def _torch_call(self, name: str, child: Module) -> str:
         assert child.leaf is not None
+        if is_list(child):
+            return self._numbered(name, child)
         short = child.leaf.rsplit(".", 1)[-1]
         args = {
             k: v
@@ -258,6 +261,14 @@ class Constructor:
             if k in child.given or i < _POSITIONAL.get(f"nn.{short}", 0)
         }
         return f"nn.{short}({', '.join(self._args(f'nn.{short}', args))})"
+
+    def _numbered(self, name: str, child: Module) -> str:
+        parts = [
+            f'"{item.name}": {self.module(f"{name}.{item.name}", item)}'
+            for item in child.attrs["items"]
+            if id(item) in self.scope.used
+        ]
+        return f"nn.ModuleDict({{{', '.join(parts)}}})"
 
     def _class_call(self, name: str, child: Module) -> str:
         made = self.classes.generated(child)
@@ -286,11 +297,25 @@ class Constructor:
         return f"self.{name} = {fn}({self.number(act.name)})"
 
     def _tensor(self, name: str, node: Node) -> None:
-        printer = Printer(self._initial, self.number, self.imports)
-        value = self._initial_text(printer, node.args[0])
+        held = self.inst.attrs.get(name)
+        sinks = node.id in self.scope.sinks
+        if isinstance(held, Choice) and None in (held.then, held.other) and not sinks:
+            cond = held.cond if held.other is None else negate(held.cond)
+            self.lines.append(f"self.{name} = None")
+            self.lines.append(f"if {self.number(cond)}:")
+            before = len(self.lines)
+            self._filled(name, node)
+            own = self.lines[before:]
+            self.lines[before:] = [textwrap.indent(t, "    ") for t in own]
+        else:
+            self._filled(name, node)
+
+    def _filled(self, name: str, node: Node) -> None:
         if node.op == "parameter" and node.id in self.scope.sinks:
             self._sinks(name, self.scope.attends[0].attrs["sinks_cond"])
-        elif node.op == "parameter":
+            return
+        value = self.computed(node.args[0])
+        if node.op == "parameter":
             self.lines.append(f"self.{name} = nn.Parameter({value})")
         else:
             keep = "" if node.attrs.get("persistent", True) else ", persistent=False"
@@ -314,15 +339,12 @@ class Constructor:
             ]
         self.lines += made
 
-    def _initial(self, node: Node, level: int = 0) -> str:
-        printer = Printer(self._initial, self.number, self.imports)
-        body, own = printer.render(node)
-        return f"({body})" if own < level else body
-
-    def _initial_text(self, printer: Printer, node: Node) -> str:
-        if node.op == "phi":
-            raise self.scope.gap(node, "a buffer that depends on the config")
-        return printer.text(node)
+    def computed(self, node: Node, level: int = 0) -> str:
+        """An expression for a tensor made of the config, behind the statements it needs."""
+        body = ConstructorBody(self, {*self.params, "quant_config", "cache_config"})
+        statements, value = body.value(hoisted(node), level)
+        self.lines += statements
+        return value
 
     def _rope_where_used(self, node: Node) -> None:
         at = len(self.lines)
@@ -351,6 +373,20 @@ class Constructor:
         parts.append(f"rope_parameters={parameters}")
         self.lines.append(f"self.rotary_emb = get_rope({', '.join(parts)})")
 
+    def _slopes(self, slopes: Node) -> str:
+        """Those of the rank's heads, behind the statements that compute all."""
+        if not is_constant(slopes):
+            raise self.scope.gap(slopes, "slopes that depend on more than the config")
+        value = self.computed(slopes, 9)
+        self.imports.add("get_tensor_model_parallel_rank")
+        self.lines.append(
+            "head_start = get_tensor_model_parallel_rank() * self.num_heads"
+        )
+        self.lines.append(
+            f"alibi_slopes = {value}[head_start : head_start + self.num_heads]"
+        )
+        return "alibi_slopes.tolist()"
+
     def _attention(self, attend: Node) -> None:
         a = attend.attrs
         self.imports.add("Attention")
@@ -365,6 +401,8 @@ class Constructor:
         ]
         if a["soft_cap"] is not None:
             parts.append(f"logits_soft_cap={self.number(a['soft_cap'])}")
+        if a["slopes"] is not None:
+            parts.append(f"alibi_slopes={self._slopes(a['slopes'])}")
         if a["window"] is not None:
             parts.append(f"per_layer_sliding_window={self.number(a['window'])}")
         if not same(a["head_size"], a["head_size_v"]):

@@ -50,6 +50,8 @@ class FrameGraph:
 
     def __init__(self, facts: Facts):
         self.facts = facts
+        # parameters that a module's holder reads: id of the module -> name -> node
+        self.read_outside: dict[int, dict[str, Node]] = {}
         self.order = walk([facts.logits])
         self.position = {n.id: i for i, n in enumerate(self.order)}
         self.readers: dict[int, list[Node]] = {}

@@ -36,12 +36,17 @@ _VLLM = {
 }  # fmt: skip
 
 
+IMPORTED = frozenset(name for names in _VLLM.values() for name in names)
+
+
 def import_block(text: str) -> str:
     """Imports of standard library, torch and vLLM for the names in text, in order."""
     words = set(
         re.findall(r"[A-Za-z_][A-Za-z_0-9]*", re.sub(r'"""(?s:.*?)"""', "", text))
     )
     standard = []
+    if re.search(r"\bmath\.", text):
+        standard.append("import math")
     if "re" in words and re.search(r"\bre\.compile", text):
         standard.append("import re")
     if re.search(r"\bmath\.", text):

@@ -19,6 +19,7 @@ from porter.emit.config_checks import (
     default_only_check,
     each_layer,
     folded_check,
+    length_check,
     refused_check,
     rope_check,
     sizes_check,
@@ -99,6 +100,7 @@ def _config_checks(
         checks.append(folded_check(name, value))
     checks += [refused_check(cond) for cond in facts.interpreter.refused]
     checks += [sizes_check(fact) for fact in facts.interpreter.sizes.checked]
+    checks += dict.fromkeys(map(length_check, facts.interpreter.most_tokens))
     if facts.default_rope_only is not None:
         checks.append(default_only_check(describe(facts.default_rope_only)))
     if ropes:

@@ -11,7 +11,7 @@ CANONICAL = {
 }
 
 
-def hinted(node: Node, frame: Frame) -> list[str]:
+def hinted(node: Node, frame: Frame | None) -> list[str]:
     """What the source calls a value in this frame, its own function's names first."""
     names = sorted(node.hints.get(frame, []), key=lambda item: item[0])
     out: list[str] = []
@@ -21,7 +21,7 @@ def hinted(node: Node, frame: Frame) -> list[str]:
     return out
 
 
-def preferred(node: Node, frame: Frame) -> list[str]:
+def preferred(node: Node, frame: Frame | None) -> list[str]:
     """Candidate names, best first; empty where the source has none."""
     role = node.attrs.get("role_name")
     if role:
@@ -31,7 +31,9 @@ def preferred(node: Node, frame: Frame) -> list[str]:
     return hinted(node, frame) or hinted_below(node, frame)
 
 
-def hinted_below(node: Node, frame: Frame) -> list[str]:
+def hinted_below(node: Node, frame: Frame | None) -> list[str]:
     """What the modules that a value is handed to call it."""
-    below = [each for f, each in node.hints.items() if f.is_inside(frame)]
+    if frame is None:
+        return []
+    below = [each for f, each in node.hints.items() if f and f.is_inside(frame)]
     return list(dict.fromkeys(n for each in below for _, n in each if n != "_"))

@@ -288,12 +288,21 @@ class Printer:
 
     def _fill(self, node: Node) -> str:
         value = constant(node.args[0])
-        sizes = ", ".join(self.number(axis_size(a), 0) for a in node.axes) or "()"
+        sizes = [self.number(axis_size(a), 0) for a in node.axes]
+        shape = f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
+        dtype = f", dtype=torch.{node.dtype}" if node.dtype is not None else ""
         if value == 1:
-            return f"torch.ones({sizes})"
+            return f"torch.ones({', '.join(sizes) or '()'}{dtype})"
         if value == 0:
-            return f"torch.{node.attrs.get('init', 'zeros')}({sizes})"
-        return f"torch.full(({sizes},), {self.number(node.args[0], 0)})"
+            init = node.attrs.get("init", "zeros")
+            init = "zeros" if init == "full" else init
+            return f"torch.{init}({', '.join(sizes) or '()'}{dtype})"
+        return f"torch.full({shape}, {self.number(node.args[0], 0)}{dtype})"
+
+    def _index_fill(self, node: Node) -> str:
+        x, at, value = node.args
+        row = f"torch.tensor({self.number(at, 0)})"
+        return f"{self.operand(x, _ATOM)}.index_fill(0, {row}, {self.number(value, 0)})"
 
     def _constant(self, node: Node) -> str:
         return f"torch.tensor({self.number(node.args[0], 0)})"

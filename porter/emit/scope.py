@@ -38,12 +38,18 @@ def _limit(inst: Module) -> Gap:
     )
 
 
+def is_list(module: Module) -> bool:
+    """Modules under numbers, whose order the forward knows: a port has them by name."""
+    return module.leaf == "torch.nn.Sequential"
+
+
 class ClassScope:
     """Collects what one class needs while its methods are written."""
 
     def __init__(self, inst: Module, graph: FrameGraph, imports: set[str]):
         self.inst, self.graph, self.imports = inst, graph, imports
         self.children: dict[str, Module] = {}
+        self.used: dict[int, Module] = {}  # those called, also below a child
         self.attrs: dict[str, Any] = {}  # name -> Sym | Activation | Node
         self.fused_acts: set[str] = set()
         self.attends: list[Node] = []
@@ -163,8 +169,9 @@ class ClassScope:
         names: list[str] = []
         current: Module | None = inst
         while current is not None and current is not self.inst:
-            names.insert(0, current.name)
             owner = current.owner
+            listed = owner is not None and is_list(owner)
+            names.insert(0, f'["{current.name}"]' if listed else f".{current.name}")
             if owner is self.inst:
                 known = self.children.setdefault(current.name, current)
                 if known is not current:
@@ -184,7 +191,8 @@ class ClassScope:
                     )
                 ]
             )
-        return "self." + ".".join(names)
+        self.used[id(inst)] = inst
+        return "self" + "".join(names)
 
     def _reachable(self, owner: Module) -> bool:
         while owner is not None and owner is not self.inst:
@@ -236,6 +244,8 @@ class ClassScope:
         if op in ("parameter", "buffer"):
             return f"self.{self._tensor(node)}"
         if op == "leaf_parameter":
+            if node.attrs["module"].transposed:
+                raise self.gap(node, "a weight that the port has transposed is read")
             return f"{self.module(node.attrs['module'])}.{node.attrs['name']}"
         return None
 
@@ -248,6 +258,11 @@ class ClassScope:
             name, str
         ):  # built from the layer's type, which a layer knows
             name = "".join(p for p in name.args if isinstance(p, str)).strip("_")
+        if owner is not self.inst and self._reachable(owner) and owner.cls is not None:
+            if node.op == "parameter":
+                held = self.graph.read_outside.setdefault(id(owner), {})
+                held[name] = node
+                return f"{self.module(owner).removeprefix('self.')}.{name}"
         if owner is not self.inst:
             if node.op == "parameter" or node.attrs.get("persistent") is True:
                 raise self.gap(node, "a parameter of another module is used here")
@@ -263,6 +278,9 @@ class ClassScope:
         name = next((n for n, v in held if act and _may_be(v, act)), "act_fn")
         value = act or Activation(node.attrs["name"], node.span)
         known = self.attrs.get(name)
+        if isinstance(known, Activation) and not same(known.name, value.name):
+            if isinstance(value.name, str) and value.name not in self.inst.attrs:
+                name, known = value.name, self.attrs.get(value.name)
         if known is not None and known is not value:
             if not (isinstance(known, Activation) and same(known.name, value.name)):
                 raise self.gap(node, "two activations in one module")
@@ -319,10 +337,11 @@ class ClassScope:
         if node.op not in ("item", "picked"):
             return None
         parent = node.args[0]
+        projected = parent.op == "qkv" or node.attrs.get("packed")
         if node.op == "picked":
             count = 2
         else:
-            count = 3 if parent.op == "qkv" else len(parent.args) - 1
+            count = 3 if projected else len(parent.args) - 1
         targets: list[Node | None] = [None] * count
         for reader in self.graph.readers.get(parent.id, []):
             if reader.op in ("item", "picked"):
@@ -330,7 +349,7 @@ class ClassScope:
         if node.op == "picked":
             body.emitted.add(parent.id)
             out = body.printer().render(parent)[0]
-        elif parent.op == "qkv":
+        elif projected:
             sizes = ["self.q_size", "self.kv_size", self._v_size(parent)]
             out = f"{body.operand(parent)}.split([{', '.join(sizes)}], dim=-1)"
         else:
@@ -349,6 +368,8 @@ class ClassScope:
         return self.number(cond), self.rotated
 
     def _v_size(self, parent: Node) -> str:
+        while parent.op != "qkv":  # elementwise work on all three
+            parent = next(a for a in reversed(parent.args) if isinstance(a, Node))
         attrs = parent.attrs["sizes"]
         equal = same(attrs["head_size"], attrs["head_size_v"])
         return "self.kv_size" if equal else "self.v_size"

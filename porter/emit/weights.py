@@ -6,10 +6,10 @@ from typing import Any
 
 from porter.analyze.graph import Node, walk
 from porter.analyze.model import Facts
-from porter.analyze.symbols import Sym, simplify, text
 from porter.analyze.values import Choice, Module, Opaque
 from porter.emit.checkpoint_names import renamings
 from porter.emit.frames import FrameGraph
+from porter.emit.layouts import Rule, rules
 from porter.emit.scope import ClassScope
 from porter.transforms.expert_weights import ExpertWeights
 
@@ -17,12 +17,12 @@ from porter.transforms.expert_weights import ExpertWeights
 @dataclass
 class WeightPlan:
     """stacked: checkpoint part -> (port part, shard); suffixes: renamed parameters;
-    regroup: packed projections whose heads are stored one by one; packed: for LoRA."""
+    layouts: what is stored in another order; packed: for LoRA."""
 
     stacked: dict[str, tuple[str, Any]] = field(default_factory=dict)
     suffixes: dict[str, str] = field(default_factory=dict)
     prefixes: dict[str, str] = field(default_factory=dict)
-    regroup: list[tuple[str, str]] = field(default_factory=list)
+    layouts: list[Rule] = field(default_factory=list)
     packed: dict[str, list[str]] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
     renamed: dict[str, str] = field(default_factory=dict)
@@ -37,8 +37,13 @@ def plan_weights(
     for scope in scopes:
         for name, child in [*scope.children.items(), *scope.alternatives.items()]:
             _child(plan, scope, name, child)
+    children = [item for s in scopes for item in s.children.items()]
+    below = [m for s in scopes for m in s.used.values() if m.leaf]
+    children += [(m.name, m) for m in below]
+    head = next(n for n in walk([facts.logits]) if n.op == "logits").attrs["module"]
+    plan.layouts = rules(facts, [*children, (head.name, head)])
     _base_model_prefix(plan, facts, graph)
-    _ignored(plan, facts)
+    _ignored(plan, facts, [*(c for _, c in children if c.leaf), head])
     experts = [e for e in (_experts(n) for n in graph.order) if e is not None]
     plan.renamed = renamings(facts, experts)
     plan.experts = experts
@@ -61,6 +66,7 @@ def unused_weights(facts: Facts, scopes: list[ClassScope]) -> list[tuple[str, ..
     for scope in scopes:
         live.update(id(child) for child in scope.children.values())
         live.update(id(child) for child in scope.alternatives.values())
+        live.update(scope.used)
         live.update(id(v) for v in scope.attrs.values())
         live.add(id(scope.inst))
     for scope in scopes:
@@ -149,28 +155,18 @@ def _pattern(path: tuple[str, ...]) -> str:
 
 
 def _child(plan: WeightPlan, scope: ClassScope, name: str, child: Module) -> None:
-    parts = child.attrs.get("parts") if child.cls is None else None
+    parts = child.attrs.get("parts") if child.leaf else None
     if parts:
         shards: list[Any] = ["q", "k", "v"] if len(parts) == 3 else [0, 1]
         for part, shard in zip(parts, shards, strict=True):
             plan.stacked[_narrow(scope, part)] = (_narrow_to(scope, part, name), shard)
         plan.packed[name] = [p.name for p in parts]
-    if child.attrs.get("packed") == "heads" and child.cls is None:
-        count = text(simplify(child.attrs["num_heads"]), _on_self)
-        plan.regroup.append((f".{name}.", count))
-    if child.attrs.get("packed") and child.cls is None:
+    if child.attrs.get("packed") and child.leaf:
         plan.packed.setdefault(name, [name])
     layer = child.replaced
     if layer is not None and not isinstance(layer, Module) and layer.source:
         if layer.source != "weight":
             plan.suffixes[f".{name}.{layer.source}"] = f".{name}.weight"
-
-
-def _on_self(sym: Sym) -> str | None:
-    """Config fields as methods reach them."""
-    return (
-        f"self.{'.'.join((*sym.args[0], sym.args[1]))}" if sym.op == "field" else None
-    )
 
 
 _EXPERT_NAMES = ("gate_proj", "up_proj", "down_proj")  # as the fused experts load them
@@ -215,10 +211,19 @@ def _base_model_prefix(plan: WeightPlan, facts: Facts, graph: FrameGraph) -> Non
             plan.prefixes[f"{name}."] = f"{prefix}.{name}."
 
 
-def _ignored(plan: WeightPlan, facts: Facts) -> None:
-    """Names that the source declares as left over in old checkpoints."""
+def _ignored(plan: WeightPlan, facts: Facts, layers: list[Module]) -> None:
+    """Names that the source declares as left over in old checkpoints: transformers asks
+    the patterns only of names that the model doesn't have."""
     value = facts.class_values.get("_keys_to_ignore_on_load_unexpected")
-    if isinstance(value, (list, tuple)) and not isinstance(value, Opaque):
-        for pattern in value:
-            if isinstance(pattern, str):
-                plan.ignored.append(pattern)
+    if not isinstance(value, (list, tuple)) or isinstance(value, Opaque):
+        return
+    stored = [part for m in layers for part in m.attrs.get("parts", [m])]
+    names = [(*m.path, name) for m in stored for name in ("weight", "bias")]
+    for pattern in value:
+        if not isinstance(pattern, str):
+            continue
+        taken = [n for n in names if re.search(pattern, ".".join(n).replace("*", "0"))]
+        tails = dict.fromkeys(r"\.".join(map(re.escape, n[-2:])) for n in taken)
+        if tails:
+            pattern = rf"^(?!.*\b({'|'.join(tails)})$).*(?:{pattern})"
+        plan.ignored.append(pattern)

@@ -75,7 +75,7 @@ class Transform:
     def note(self, span: Span, why: str) -> None:
         self.changes.append(Change(self.name(), span, why))
 
-    def make(self, op: str, args: tuple, like: Node, **attrs) -> Node:
+    def make(self, op: str, args: tuple, like: Node, /, **attrs) -> Node:
         """A new node in the place of `like`: its axes, frame, loop and dtype."""
         axes = attrs.pop("axes", like.axes)
         dtype = attrs.pop("dtype", like.dtype)

@@ -12,7 +12,7 @@ Leaves: what mixes the cached tokens, or joins them with those of the step (scor
 
 from porter.analyze.graph import Axes, Factor, Node, has_role
 from porter.transforms.base import Transform
-from porter.transforms.matching import is_op
+from porter.transforms.matching import is_neutral, is_op
 from porter.transforms.paths import ELEMENTWISE
 
 _EACH_TOKEN = ELEMENTWISE | {
@@ -31,6 +31,8 @@ class CacheExpanded(Transform):
 
     def run(self) -> None:
         for node in self.nodes():
+            if is_op(node, "cast") and is_neutral(node):
+                continue  # attention reads what it reads in its own dtype
             if node.op in _EACH_TOKEN and _cached(node):
                 self._push(node)
 

@@ -15,7 +15,7 @@ from porter.analyze.graph import Node
 from porter.analyze.inequalities import KEY, QUERY, difference, follows, subtract
 from porter.analyze.pair_values import BLOCKED, Data, coordinates, value
 from porter.analyze.paths import Path, Unproved, explore, split
-from porter.analyze.symbols import PAST, SEQ, Sym, constant, from_poly, key, same
+from porter.analyze.symbols import PAST, SEQ, Poly, Sym, constant, from_poly, key, same
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,13 @@ class Masked:
     window: Any
 
 
-def prove_causal(node: Node) -> Masked:
-    """The bare scores and the window of `node`. Raises Unproved with what is amiss."""
+def prove_causal(node: Node, known: tuple[Poly, ...] = ()) -> Masked:
+    """The bare scores and the window of `node`. Raises Unproved with what is amiss.
+
+    known: facts about positions beside those that hold of all models.
+    """
     at = coordinates(node)
-    return _prove(explore(lambda paths: value(node, at, paths)))
+    return _prove(explore(lambda paths: value(node, at, paths), known))
 
 
 def _prove(ways: list[Path]) -> Masked:

@@ -46,7 +46,7 @@ class FuseGateUp(Transform):
             and len(users[gate.id]) == len(users[up.id]) == len(users[gated.id]) == 1
             and gate.frame is up.frame is gated.frame
             and a.owner is b.owner
-            and a.cls is None and b.cls is None
+            and a.leaf == b.leaf == "torch.nn.Linear"
             and same(axis_size(gate.axes[-1]), axis_size(up.axes[-1]))
             and same(a.args["bias"], b.args["bias"])
             and self._has_fused_form(gated)

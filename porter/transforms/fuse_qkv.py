@@ -15,6 +15,7 @@ from porter.analyze.symbols import arith, same
 from porter.analyze.values import Module
 from porter.transforms.base import Layer, Transform
 from porter.transforms.matching import is_op
+from porter.transforms.packing import Cut, cut_of, packed_base, packing
 from porter.transforms.paths import HeadRegion, head_leaves, head_region
 
 
@@ -65,7 +66,7 @@ class FuseQkv(Transform):
             return
         if any(not same(m.args["bias"], modules[0].args["bias"]) for m in modules):
             return
-        if any(m.leaf != "torch.nn.Linear" or m.cls is not None for m in modules):
+        if any(m.leaf != "torch.nn.Linear" for m in modules):
             return
         if len({id(m.owner) for m in modules}) != 1 or not self._fit(attend, linears):
             return
@@ -109,43 +110,32 @@ class FuseQkv(Transform):
         self, attend: Node, linear: Node, regions: list[HeadRegion]
     ) -> None:
         module, users = linear.attrs["module"], self.users()
-        base = linear
-        if len(users[linear.id]) == 1 and users[linear.id][0].op == "rearrange":
-            base = users[linear.id][0]
-        readers = users[base.id]
-        if len(readers) != 3 or module.cls is not None:
+        top, base = packed_base(linear, users)
+        readers = users.get(base.id, [])
+        if len(readers) != 3 or module.leaf != "torch.nn.Linear":
             return
-        if any(
-            r.op != "slice" or r.attrs["step"] != 1 or r.attrs["dim"] != -1
-            for r in readers
-        ):
-            return
-        slices: list[Node] = []
+        cuts: list[Cut] = []
         for region in regions:
             mine = [r for r in readers if r in region.nodes or r in region.ends]
-            if len(mine) != 1:
+            cut = cut_of(mine[0]) if len(mine) == 1 else None
+            if cut is None:
                 return
-            slices += mine
-        bounds, low = [], 0
-        for s in slices:
-            bounds.append(same(s.args[1], low))
-            low = s.args[2]
-        if not all(bounds) or not same(low, axis_size(base.axes[-1])):
-            return
-        layout = self._layout(attend, linear, base, slices)
-        if layout is None:
+            cuts.append(cut)
+        found = packing(linear, base, cuts)
+        if found is None or not self._heads_in_order(attend, cuts):
             return
         module.replaced = self._layer(attend, linear)
-        module.attrs["packed"] = layout
-        module.attrs["num_heads"] = attend.attrs["num_heads"]
+        module.attrs["packed"] = found
         out = self.make(
             "qkv", linear.args, linear, module=module, sizes=dict(attend.attrs)
         )
-        for i, part in enumerate(slices):
-            batch, seq = [a for a in part.axes if any(f.role for f in a)]
-            rest = tuple(f for a in part.axes if not any(x.role for x in a) for f in a)
+        linear.forward = out
+        whole = out if top is linear else top
+        for i, cut in enumerate(cuts):
+            part = cut.node
+            axes = (*_token_axes(part), _features(part))
             item = self.make(
-                "item", (out, i), part, axes=(batch, seq, rest), role_name="qkv"[i]
+                "item", (whole, i), part, axes=axes, role_name="qkv"[i], packed=True
             )
             view = self.make("rearrange", (item,), part)
             self.change(
@@ -155,30 +145,33 @@ class FuseQkv(Transform):
                 "QKVParallelLinear",
             )
 
-    def _layout(self, attend, linear: Node, base: Node, slices) -> str | None:
-        """`heads`: q, k, v of each head in turn; `blocks`: all q, all k, all v."""
+    def _heads_in_order(self, attend: Node, cuts: list[Cut]) -> bool:
+        """Whether what was cut out is stored head by head, as many as attention has."""
         attrs = attend.attrs
-        features = [a for a in base.axes if not any(f.role for f in a)]
-        width = attrs["head_size"]
-        equal = same(attrs["num_heads"], attrs["num_kv_heads"]) and same(
-            attrs["head_size"], attrs["head_size_v"]
+        widths = (
+            arith("mul", attrs["num_heads"], attrs["head_size"]),
+            arith("mul", attrs["num_kv_heads"], attrs["head_size"]),
+            arith("mul", attrs["num_kv_heads"], attrs["head_size_v"]),
         )
-        order = tuple(leaf for a in linear.axes[-1:] for f in a for leaf in f.leaves())
-        flat = tuple(leaf for a in features for f in a for leaf in f.leaves())
-        if [id(f) for f in order] != [id(f) for f in flat]:
-            return None
-        if len(features) == 2 and equal:
-            heads_first = same(axis_size(features[0]), attrs["num_heads"])
-            if heads_first and all(same(axis_size(s.axes[-1]), width) for s in slices):
-                return "heads"
-        if len(features) == 1:
-            q, kv = (
-                arith("mul", attrs[n], width) for n in ("num_heads", "num_kv_heads")
-            )
-            sizes = [axis_size(s.axes[-1]) for s in slices]
-            if all(same(a, b) for a, b in zip(sizes, (q, kv, kv), strict=True)):
-                return "blocks"
-        return None
+        for i, cut in enumerate(cuts):
+            rows = _features(cut.node)
+            if not same(axis_size(rows), widths[i]):
+                return False
+            heads = [leaf for f in attend.args[i].axes[1] for leaf in f.leaves()]
+            first = [leaf for f in rows for leaf in f.leaves()][: len(heads)]
+            if [id(f) for f in first] != [id(f) for f in heads]:
+                return False
+        return True
+
+
+def _token_axes(node: Node) -> list:
+    """[batch, seq], whichever way round they stand."""
+    axes = [a for a in node.axes if any(f.role for f in a)]
+    return sorted(axes, key=lambda a: a[0].role != "batch")
+
+
+def _features(node: Node) -> tuple:
+    return tuple(f for a in node.axes if not any(x.role for x in a) for f in a)
 
 
 def fresh_name(owner: Module, wanted: str) -> str:

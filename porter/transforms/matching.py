@@ -15,6 +15,23 @@ def strip_casts(value):
     return value
 
 
+def strip_views(value):
+    """The value under casts and views that repeat nothing: the same elements."""
+    while isinstance(value, Node):
+        inner = strip_casts(value)
+        if inner.op == "rearrange" and not _repeats(inner, inner.args[0]):
+            inner = inner.args[0]
+        if inner is value:
+            break
+        value = inner
+    return value
+
+
+def _repeats(view: Node, base: Node) -> bool:
+    known = {id(f) for a in base.axes for f in a if f.repeats}
+    return any(f.repeats and id(f) not in known for a in view.axes for f in a)
+
+
 def is_neutral(cast: Node) -> bool:
     return cast.dtype in (None, "float32", "float64")
 

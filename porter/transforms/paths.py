@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from porter.analyze.graph import Node
+from porter.analyze.graph import Node, walk
 from porter.analyze.values import is_scalar
 
 ELEMENTWISE = {
@@ -69,10 +69,11 @@ def head_region(node: Node, heads: set[int]) -> HeadRegion:
         if current.op not in _HEAD_LOCAL or mixes_heads(current, heads):
             region.mixing.append(current)
         for operand in _tensor_inputs(current):
+            follows = has_heads(operand, heads) if heads else _projected(operand)
             cut = current.id in packed or _cut_from(current, operand)
             if cut:
                 packed.add(operand.id)
-            if has_heads(operand, heads) or cut:
+            if follows or cut:
                 stack.append(operand)
                 continue
             region.mixing += _summed(operand, heads)
@@ -81,19 +82,27 @@ def head_region(node: Node, heads: set[int]) -> HeadRegion:
     return region
 
 
+def _projected(node: Node) -> bool:
+    """Whether a value of attention with one head comes from a projection: it has no axis
+    of heads to be told by, tables of positions come from none."""
+    return any(n.op in ("linear", "qkv") for n in walk([node]))
+
+
 def _cut_from(part: Node, packed: Node) -> bool:
     """Whether `part` is a block of a projection that makes several operands at once."""
-    if part.op != "slice" or part.attrs["dim"] not in (-1, len(part.axes) - 1):
+    if part.op not in ("slice", "select") or any(
+        f.role for f in packed.axes[part.attrs["dim"] % len(packed.axes)]
+    ):
         return False
     return _is_packed(packed)
 
 
 def _is_packed(node: Node) -> bool:
-    """A projection, or what works on each of its outputs by itself."""
+    """A projection, or what works on each of its outputs by itself, or a view."""
     if node.op == "linear":
         return True
     tensors = [a for a in node.args if isinstance(a, Node)]
-    if node.op not in ELEMENTWISE or not tensors:
+    if node.op not in ELEMENTWISE | {"rearrange"} or not tensors:
         return False
     return all(_is_packed(t) for t in tensors)
 
@@ -130,7 +139,9 @@ def _holds(axis, heads: set[int]) -> bool:
 
 
 def _is_qkv_item(node: Node) -> bool:
-    return node.op == "item" and node.args[0].op == "qkv"
+    return node.op == "item" and (
+        node.args[0].op == "qkv" or node.attrs.get("packed") is True
+    )
 
 
 def _tensor_inputs(node: Node) -> list[Node]:

@@ -14,13 +14,23 @@ Refuses: no mask, one that is not proved causal, anything else between scores an
 from dataclasses import dataclass
 from typing import Any
 
-from porter.analyze.graph import Factor, Node, axis_size, has_role
+from porter.analyze.graph import Node, axis_size, has_role, walk
+from porter.analyze.inequalities import without_cache
 from porter.analyze.paths import Unproved
-from porter.analyze.symbols import Sym, arith, constant, poly, same, unwrap
+from porter.analyze.symbols import Poly, Sym, arith, constant, poly, same, unwrap
+from porter.transforms.alibi import scaled_slopes, slopes_of, summed
 from porter.transforms.attention_sinks import Weights, match_gate, match_weights
-from porter.transforms.base import Transform
+from porter.transforms.base import Transform, settle
+from porter.transforms.cached_states import cached_states, heads_apart, viewed
 from porter.transforms.causal_masks import prove_causal
-from porter.transforms.matching import is_op, scaled, strip_casts
+from porter.transforms.matching import (
+    either_way,
+    is_op,
+    scaled,
+    strip_casts,
+    strip_views,
+)
+from porter.transforms.merging import merge_equal
 
 
 @dataclass
@@ -30,6 +40,17 @@ class Scores:
     scale: Any
     soft_cap: Any
     window: Any
+    slopes: Node | None
+
+
+@dataclass
+class Curve:
+    """scale * base under a soft cap, plus biases, each times a factor."""
+
+    base: Any
+    scale: Any
+    cap: Any
+    biases: list[tuple[Node, Any]]
 
 
 class SubstituteAttention(Transform):
@@ -40,6 +61,8 @@ class SubstituteAttention(Transform):
         for node in self.nodes():
             if node.op == "matmul" and _over_history(node.args[1], -2):
                 self._replace(node)
+        settle(self.facts)
+        merge_equal(self.facts)
         for node in reversed(self.nodes()):  # the one furthest on says most
             if node.op == "seq_index":
                 raise self.gap(
@@ -55,7 +78,7 @@ class SubstituteAttention(Transform):
                 )
 
     def _replace(self, node: Node) -> None:
-        weights = match_weights(node.args[0])
+        weights = match_weights(strip_views(node.args[0]))
         if weights is None or not _over_history(weights.softmax, -1):
             raise self.gap(
                 node.span, "cached values are summed with weights that are no softmax"
@@ -69,19 +92,9 @@ class SubstituteAttention(Transform):
         gated = match_gate(node, weights, self.readers) if sinks is None else None
         if gated is not None:
             whole, sinks = gated
-        query, key_states = (
-            scores.query,
-            self._remembered(scores.key, node, transposed=True),
-        )
-        value_states = self._remembered(node.args[1], node, transposed=False)
-        if (
-            len(query.axes) != 4
-            or len(key_states.axes) != 4
-            or len(value_states.axes) != 4
-        ):
-            raise self.gap(
-                node.span, "attention whose operands aren't [batch, heads, seq, dim]"
-            )
+        query = self._with_heads(strip_casts(scores.query))
+        key_states = cached_states(scores.key, node, True, self.make)
+        value_states = cached_states(node.args[1], node, False, self.make)
         for states in (query, key_states, value_states):
             roles = [tuple(f.role for f in a if f.role) for a in states.axes]
             if roles != [("batch",), (), ("seq",), ()]:
@@ -100,9 +113,11 @@ class SubstituteAttention(Transform):
             "attend",
             (query, key_states, value_states),
             node,
+            axes=heads_apart(node.axes) or node.axes,
             scale=scale,
             soft_cap=scores.soft_cap,
             window=scores.window,
+            slopes=scores.slopes,
             num_heads=axis_size(query.axes[1]),
             num_kv_heads=axis_size(key_states.axes[1]),
             head_size=axis_size(query.axes[3]),
@@ -112,9 +127,12 @@ class SubstituteAttention(Transform):
         )
         self._check_heads(node, query, key_states, value_states)
         self._check_sinks(attend)
+        found = attend
+        if len(node.axes) != 4:
+            found = self.make("rearrange", (attend,), node)
         self.change(
             whole,
-            attend,
+            found,
             "softmax(q @ k.T) @ v over the cache is the engine's attention",
         )
 
@@ -133,11 +151,13 @@ class SubstituteAttention(Transform):
     def _scores(self, weights: Weights) -> Scores:
         softmax = weights.softmax
         value, window, temperature = self._mask(weights)
-        base, scale, cap = self._curve(value)
+        curve = self._curve(value)
+        scale, cap = curve.scale, curve.cap
         if cap is None:
             scale = _times(scale, temperature)
         elif not same(temperature, 1.0):
             scale, cap = _times(scale, temperature), _times(cap, temperature)
+        base = curve.base
         if not is_op(base, "matmul") or not _over_history(base, -1):
             what = base.op if isinstance(base, Node) else "a scalar"
             span = base.span if isinstance(base, Node) else softmax.span
@@ -146,84 +166,101 @@ class SubstituteAttention(Transform):
                 f"attention scores go through `{what}`",
                 "vLLM's Attention takes scale * q @ k.T, a soft cap and a mask",
             )
-        return Scores(base.args[0], base.args[1], scale, cap, window)
+        slopes = self._slopes(curve.biases, temperature, softmax)
+        return Scores(base.args[0], base.args[1], scale, cap, window, slopes)
 
-    def _curve(self, value):
-        """(base, s, c) of s * base, or of c * tanh(s * base / c) where c isn't None."""
-        value = strip_casts(value)
+    def _slopes(self, biases, temperature, softmax: Node) -> Node | None:
+        """What the biases add up to, for each head and position."""
+
+        def make(op: str, args: tuple, axes) -> Node:
+            return self.make(op, args, softmax, axes=axes, dtype="float32")
+
+        parts = []
+        for bias, factor in biases:
+            try:
+                slopes = slopes_of(bias, make)
+            except Unproved as why:
+                raise self.gap(
+                    bias.span, str(why), "vLLM's Attention takes alibi_slopes"
+                ) from why
+            parts.append(scaled_slopes(slopes, _times(factor, temperature), make))
+        if not parts:
+            return None
+        self.note(parts[0].span, "slope * key position is attention's own bias")
+        return summed(parts, make)
+
+    def _curve(self, value) -> Curve:
+        """s * base, or c * tanh(s * base / c) where c isn't None, plus biases."""
+        value = strip_views(value)
         part = scaled(value)
         if part is not None:
             inner, factor, op = part
-            base, scale, cap = self._curve(inner)
+            curve = self._curve(inner)
             factor = factor if op == "mul" else arith("truediv", 1.0, factor)
-            return (
-                base,
-                _times(scale, factor),
-                cap if cap is None else _times(cap, factor),
+            return Curve(
+                curve.base,
+                _times(curve.scale, factor),
+                curve.cap if curve.cap is None else _times(curve.cap, factor),
+                [(bias, _times(f, factor)) for bias, f in curve.biases],
             )
         if is_op(value, "tanh"):
-            base, scale, cap = self._curve(value.args[0])
-            if cap is None:
-                return base, scale, 1.0
+            curve = self._curve(value.args[0])
+            if curve.cap is None and not curve.biases:
+                return Curve(curve.base, curve.scale, 1.0, [])
+        if is_op(value, "add"):
+            for bias, rest in either_way(value):
+                curve = self._curve(rest)
+                if is_op(curve.base, "matmul") and _over_history(curve.base, -1):
+                    if not _holds_scores(bias):
+                        biases = [*curve.biases, (bias, 1.0)]
+                        return Curve(curve.base, curve.scale, curve.cap, biases)
         if is_op(value, "phi"):
             cond, a, b = value.args
             left, right = self._curve(a), self._curve(b)
-            if left[0] is right[0]:
-                return (
-                    left[0],
-                    _either(cond, left[1], right[1]),
-                    _either(cond, left[2], right[2]),
+            if left.base is right.base and not (left.biases or right.biases):
+                return Curve(
+                    left.base,
+                    _either(cond, left.scale, right.scale),
+                    _either(cond, left.cap, right.cap),
+                    [],
                 )
-        return value, 1.0, None
+        return Curve(value, 1.0, None, [])
 
     def _mask(self, weights: Weights):
-        value, temperature = strip_casts(weights.scores), 1.0
+        value, temperature = strip_views(weights.scores), 1.0
         while (part := scaled(value)) is not None and _is_positive(part[1]):
             # the mask is 0 or -inf: a positive factor leaves it as it is
             factor = part[1] if part[2] == "mul" else arith("truediv", 1.0, part[1])
-            value, temperature = strip_casts(part[0]), _times(temperature, factor)
+            value, temperature = strip_views(part[0]), _times(temperature, factor)
         try:
-            masked = prove_causal(value)
+            masked = prove_causal(value, self._known())
         except Unproved as why:
             raise self.gap(
                 weights.softmax.span,
                 f"attention without a causal mask on its scores: {why}",
                 "a port is a decoder: each token attends to those before it",
             ) from why
-        return strip_casts(masked.scores), masked.window, temperature
+        return strip_views(masked.scores), masked.window, temperature
+
+    def _known(self) -> tuple[Poly, ...]:
+        return without_cache() if self.facts.interpreter.cacheless else ()
 
     # -- the operands
 
-    def _remembered(self, node, where: Node, transposed: bool) -> Node:
-        """The states before they were cached: [batch, kv heads, seq, dim]."""
-        base = node
-        while is_op(base, "rearrange", "cast"):
-            base = base.args[0]
-        if not is_op(base, "remember"):
-            span = base.span if isinstance(base, Node) else where.span
+    def _with_heads(self, query: Node) -> Node:
+        """[batch, heads, seq, dim], also of queries whose heads stand with the batch."""
+        axes = heads_apart(query.axes)
+        if axes is None:
             raise self.gap(
-                span,
-                f"cached keys or values go through `{base.op}`",
-                "apply it before the cache is updated",
+                query.span, "attention whose operands aren't [batch, heads, seq, dim]"
             )
-        axes = list(node.axes)
-        if transposed:
-            axes[-1], axes[-2] = axes[-2], axes[-1]
-        kept = [tuple(f for f in _leaves(axis) if not f.repeats) for axis in axes]
-        wanted = [_leaves(axis) for axis in base.axes]
-        if [list(map(id, a)) for a in kept] != [list(map(id, a)) for a in wanted]:
-            raise self.gap(node.span, "the cached heads are regrouped before attention")
-        heads = _leaves(axes[1])
-        repeats = [i for i, f in enumerate(heads) if f.repeats]
-        if repeats and repeats != [len(heads) - 1]:
-            raise self.gap(
-                node.span,
-                "key/value heads are repeated in another order than vLLM's",
-                "query head i must read key/value head i // group",
-            )
-        if any(f.repeats for a in (axes[0], axes[2], axes[3]) for f in a):
-            raise self.gap(node.span, "cached tokens are repeated")
-        return base.args[0]
+        if len(query.axes) == 4:
+            return query
+        base = query.args[0] if query.op == "rearrange" else query
+        view = viewed(base, axes, self.make)
+        if view is not base:
+            view.hints = query.hints
+        return view
 
     def _check_heads(self, node: Node, query: Node, keys: Node, values: Node) -> None:
         if not same(axis_size(keys.axes[1]), axis_size(values.axes[1])):
@@ -251,8 +288,11 @@ def _over_history(node, axis: int) -> bool:
     return has_role(node.axes[axis], "hist", "span")
 
 
-def _leaves(axis) -> tuple[Factor, ...]:
-    return tuple(leaf for f in axis for leaf in f.leaves())
+def _holds_scores(node) -> bool:
+    """Whether queries and keys go into a value too."""
+    if not isinstance(node, Node):
+        return True
+    return any(n.op in ("remember", "linear", "attend") for n in walk([node]))
 
 
 def _times(a, b):
@@ -262,8 +302,19 @@ def _times(a, b):
 
 
 def _is_positive(value) -> bool:
+    """Whether a scalar is above 0 in every model that works: sizes are, and roots of what
+    is divided by."""
     number = constant(value)
-    return number is not None and number > 0
+    if number is not None:
+        return number > 0
+    inner = unwrap(value)
+    if not isinstance(inner, Sym):
+        return False
+    if inner.op == "pow":
+        return _is_positive(inner.args[0]) or constant(inner.args[1]) in (0.5, -0.5)
+    if inner.op in ("mul", "truediv"):
+        return all(_is_positive(a) for a in inner.args)
+    return False
 
 
 def _may_be_positive(scale) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from tests.faithful.mutation import Mutation
-from tests.reference.sources import SIX, exec_source, release, source_text
+from tests.reference.sources import SOURCES, exec_source, release, source_text
 from tests.reference.tiny import (
     build,
     checkpoint_tensors,
@@ -43,7 +43,7 @@ def reference(mutation: Mutation) -> Iterator[Reference]:
     written = config.to_dict()
     module = exec_source(mutation.model, text)
     try:
-        model = build(module, SIX[mutation.model].causal_lm, config)
+        model = build(module, SOURCES[mutation.model].causal_lm, config)
         tensors = checkpoint_tensors(model)
         out = [logits(model, prompt) for prompt in prompts()]
         yield Reference(text, lines, tensors, written, out)
@@ -64,7 +64,7 @@ def _original(model: str, key: str, mutation: Mutation) -> list[torch.Tensor]:
         config = tiny_config(model, mutation.config)
         module = exec_source(model, source_text(model))
         try:
-            net = build(module, SIX[model].causal_lm, config)
+            net = build(module, SOURCES[model].causal_lm, config)
             _by_key[model, key] = [logits(net, prompt) for prompt in prompts()]
         finally:
             release(module)

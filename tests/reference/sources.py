@@ -34,6 +34,23 @@ SIX = {
 }
 
 
+# decoders that write their own attention or positions
+OWN_ATTENTION = {
+    model.model_type: model
+    for model in (
+        SourceModel("gpt2", "GPT2LMHeadModel", "GPT2Config"),
+        SourceModel("bloom", "BloomForCausalLM", "BloomConfig"),
+        SourceModel("mpt", "MptForCausalLM", "MptConfig"),
+        SourceModel("codegen", "CodeGenForCausalLM", "CodeGenConfig"),
+        SourceModel("gpt_neo", "GPTNeoForCausalLM", "GPTNeoConfig"),
+        SourceModel("ctrl", "CTRLLMHeadModel", "CTRLConfig"),
+        SourceModel("xglm", "XGLMForCausalLM", "XGLMConfig"),
+        SourceModel("openai", "OpenAIGPTLMHeadModel", "OpenAIGPTConfig"),
+    )
+}
+SOURCES = SIX | OWN_ATTENTION
+
+
 @cache
 def source_path(model_type: str) -> Path:
     """Path of the installed `modeling_*.py`, found without importing transformers."""

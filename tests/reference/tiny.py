@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from tests.reference.sources import SIX
+from tests.reference.sources import SOURCES
 
 VOCAB = 160
 PROMPT_LENGTHS = (5, 33, 97)
@@ -34,6 +34,18 @@ _GQA = {
     "attention_bias": True,
     "tie_word_embeddings": False,
     "pad_token_id": None,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+_GPT = {
+    "vocab_size": VOCAB,
+    "n_embd": 64,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 256,
+    "layer_norm_epsilon": 0.05,
+    "tie_word_embeddings": False,
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
@@ -83,6 +95,47 @@ TINY: dict[str, dict[str, Any]] = {
         "eos_token_id": 2,
     },
     "olmo2": {**_GQA, "attention_bias": False},
+    "gpt2": {**_GPT, "n_inner": 96, "scale_attn_by_inverse_layer_idx": True},
+    "bloom": {
+        "vocab_size": VOCAB,
+        "hidden_size": 48,
+        "n_layer": 2,
+        "n_head": 6,  # no power of two
+        "layer_norm_epsilon": 0.05,
+        "tie_word_embeddings": False,
+    },
+    "mpt": {
+        "vocab_size": VOCAB,
+        "d_model": 48,
+        "n_layers": 2,
+        "n_heads": 6,
+        "max_seq_len": 256,
+        "layer_norm_epsilon": 0.05,
+        "tie_word_embeddings": False,
+    },
+    "codegen": {**_GPT, "n_ctx": 256, "rotary_dim": 8, "n_inner": 96},
+    "gpt_neo": {
+        "vocab_size": VOCAB,
+        "hidden_size": 64,
+        "num_layers": 2,
+        "num_heads": 4,
+        "attention_types": [[["global", "local"], 1]],
+        "window_size": 12,
+        "max_position_embeddings": 256,
+        "layer_norm_epsilon": 0.05,
+        "tie_word_embeddings": False,
+    },
+    "ctrl": {**_GPT, "dff": 96},
+    "xglm": {
+        "vocab_size": VOCAB,
+        "d_model": 64,
+        "num_layers": 2,
+        "attention_heads": 4,
+        "ffn_dim": 96,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": False,
+    },
+    "openai": {**_GPT, "afn": "relu"},
 }
 
 
@@ -90,9 +143,9 @@ def tiny_config(model_type: str, overrides: Mapping[str, Any] | None = None) -> 
     """The tiny config of a model, in fp32 eager mode."""
     import transformers
 
-    cls = getattr(transformers, SIX[model_type].config)
+    cls = getattr(transformers, SOURCES[model_type].config)
     config = cls(**{**TINY[model_type], **(overrides or {})})
-    config.architectures = [SIX[model_type].causal_lm]
+    config.architectures = [SOURCES[model_type].causal_lm]
     config._attn_implementation = "eager"
     config.dtype = torch.float32
     return config
