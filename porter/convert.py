@@ -12,6 +12,7 @@ from porter.analyze.model import Facts, analyze
 from porter.emit.module_file import Emitted, emit
 from porter.gap import FAULTS, UsageError, fault
 from porter.pipeline import run
+from porter.profiles import DEFAULT, profile_of
 from porter.source import SourceFile, SourceSet, transformers_root, transformers_version
 from porter.transforms.base import Change
 
@@ -35,7 +36,7 @@ def convert(
     *,
     arch: str | None = None,
     text: str | None = None,
-    profile: str = "0.32",
+    profile: str = DEFAULT,
     config: Path | None = None,
 ) -> Port:
     """Compile a source: a modeling file, a model folder, or a model_type of transformers.
@@ -43,8 +44,7 @@ def convert(
     text: replaces the file's text, in memory. Imports neither torch nor transformers.
     Raises Refused with its Gaps, UsageError for a caller's mistake.
     """
-    if profile != "0.32":
-        raise UsageError(f"unknown vLLM release {profile!r}: 0.32")
+    target = profile_of(profile)
     path, arch = locate(source, arch)
     sources = SourceSet()
     file = sources.load(path, text)
@@ -55,10 +55,12 @@ def convert(
     described, again = describe_source(file, arch, source)
     if config is not None:
         again += f" --config {shlex.quote(str(config))}"
+    if profile != DEFAULT:
+        again += f" --vllm {profile}"
     header = _header(file, described, again)
     try:
         changes = run(facts)
-        emitted = emit(facts, header)
+        emitted = emit(facts, header, target)
     except FAULTS as error:
         raise fault(file.shown, facts.cls.node.lineno, error) from error
     name = re.sub(r"^modeling_", "", path.stem)

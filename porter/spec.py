@@ -12,7 +12,10 @@ from typing import TypeGuard
 
 from porter.gap import Gap, Refused
 
-_MODULE_ATTRIBUTES = {"training", "register_buffer", "register_parameter"}
+_MODULE_ATTRIBUTES = {
+    "training", "register_buffer", "register_parameter", "named_parameters",
+    "named_buffers",
+}  # fmt: skip
 _LEFTOVERS = {
     "attention_mask",
     "past_key_values",
@@ -22,7 +25,9 @@ _LEFTOVERS = {
     "return_dict",
     "dropout",
 }
-_INTERFACE = {"embed_input_ids", "forward", "compute_logits", "load_weights"}
+_INTERFACE = {
+    "embed_input_ids", "get_input_embeddings", "forward", "compute_logits", "load_weights",
+}  # fmt: skip
 _ROOTS = {"torch", "vllm", "re", "collections", "itertools", "math"}
 
 

@@ -11,6 +11,7 @@ from importlib.metadata import version
 import pytest
 
 from porter.convert import convert
+from porter.profiles import RELEASES
 from tests.conftest import ROOT, CompareGolden
 from tests.sources import SIX
 
@@ -23,7 +24,12 @@ def test_port_of_transformers_model(
     summary = {
         "architecture": port.architecture,
         "file_name": port.file_name,
-        "sha256": hashlib.sha256(port.text.encode()).hexdigest(),
+        "sha256": {
+            release: hashlib.sha256(
+                convert(model_type, profile=release).text.encode()
+            ).hexdigest()
+            for release in RELEASES
+        },
         "lines": port.text.count("\n"),
         "classes": port.report["classes"],
         "fused": port.report["fused"],

@@ -12,10 +12,11 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from porter.commands.options import PROFILES, add_trust, existing_file
+from porter.commands.options import add_trust, existing_file
 from porter.console import print_table, say
 from porter.gap import UsageError
 from porter.output import write_files, write_stdout
+from porter.profiles import DEFAULT, RELEASES
 
 if TYPE_CHECKING:
     from porter.convert import Port
@@ -31,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--vllm",
-        choices=PROFILES,
-        default=PROFILES[-1],
+        choices=RELEASES,
+        default=DEFAULT,
         help="the vLLM release to write for (default: %(default)s)",
     )
     parser.add_argument(

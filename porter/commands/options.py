@@ -5,8 +5,6 @@ from pathlib import Path
 
 from porter.gap import UsageError
 
-PROFILES = ("0.32",)
-
 
 def positive(text: str) -> int:
     """An argparse type: an integer of at least 1."""

@@ -7,36 +7,44 @@ from porter.analyze.symbols import same
 from porter.analyze.values import Module
 from porter.emit.classes import ClassSet, Generated, indented
 from porter.emit.constructor import Constructor
-from porter.emit.experts import split_method
-from porter.emit.layouts import method
+from porter.emit.loading import WeightsWriter
 from porter.emit.method import Body, Line
 from porter.emit.scope import ClassScope
 from porter.emit.trunk import Trunk
 from porter.emit.weights import WeightPlan
 from porter.gap import Gap, Refused
+from porter.profiles.profile import Profile
 
 _FORWARD = """\
-    def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
-        return self.{child}.embed_input_ids(input_ids)
+    def {embed}(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return self.{child}.{embed}(input_ids)
 
     def forward(
         self,
         input_ids: torch.Tensor | None,
         positions: torch.Tensor,
-        intermediate_tensors: IntermediateTensors | None{default},
+{taken}        intermediate_tensors: IntermediateTensors | None{default},
         inputs_embeds: torch.Tensor | None = None,
     ) -> torch.Tensor | IntermediateTensors:
         return self.{child}(
-            input_ids, positions, intermediate_tensors, inputs_embeds
+            input_ids, positions{passed}, intermediate_tensors, inputs_embeds
         )"""
 
-_LOAD = """\
-    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
-        loader = AutoWeightsLoader(self)
-        return loader.load_weights({weights}, mapper=self.hf_to_vllm_mapper)"""
+
+def forward_text(profile: Profile, child: str, default: str) -> str:
+    """The methods that hand on to the module with the layers."""
+    return _FORWARD.format(
+        embed=profile.embed,
+        child=child,
+        taken=profile.taken(" " * 8),
+        passed=profile.passed(),
+        default=default,
+    )
 
 
-def container(inst: Module, child: str, made: str, compiled: bool) -> Generated:
+def container(
+    inst: Module, child: str, made: str, compiled: bool, profile: Profile
+) -> Generated:
     """A module that only holds the one with the layers."""
     out = Generated(inst.kind, {"vllm_config"}, {})
     head = "@support_torch_compile\n" if compiled else ""
@@ -48,7 +56,7 @@ def container(inst: Module, child: str, made: str, compiled: bool) -> Generated:
         f'prefix=f"{{prefix}}.{child}")\n'
         "        self.make_empty_intermediate_tensors = (\n"
         f"            self.{child}.make_empty_intermediate_tensors\n        )\n\n"
-        + _FORWARD.format(child=child, default="")
+        + forward_text(profile, child, default="")
     )
     out.lines = [Line(text, [inst.span])]
     return out
@@ -68,8 +76,11 @@ class CausalLMWriter:
         self.classes, self.trunk, self.plan = classes, trunk, plan
         self.tied, self.checks = tied, checks
         self.graph, self.facts = classes.graph, classes.graph.facts
+        self.profile = self.graph.profile
         self.inst = self.facts.root
         self.scope = ClassScope(self.inst, self.graph, classes.imports)
+        head = self._head().attrs["module"].name if tied else None
+        self.loading = WeightsWriter(self.profile, plan, self.inst, head)
 
     def write(self) -> Generated:
         made = Generated(self.inst.kind, set(), {})
@@ -84,9 +95,12 @@ class CausalLMWriter:
             )
         ]
         lines += self._attributes() + self._constructor(child)
-        lines.append(Line("\n" + _FORWARD.format(child=child, default=" = None"), span))
+        forward = forward_text(self.profile, child, default=" = None")
+        lines.append(Line("\n" + forward, span))
         lines += [Line(""), *logits, Line("")]
-        lines += self._load()
+        if self.profile.methods:
+            lines += [Line(self.profile.methods, span), Line("")]
+        lines += [Line(text, span) for text in self.loading.methods()]
         made.lines = lines
         return made
 
@@ -106,6 +120,18 @@ class CausalLMWriter:
         if head is top:
             body.prepare(top)
             body.lines[-1].text = body.lines[-1].text.replace("logits = ", "return ", 1)
+        elif not self.profile.late_logits:
+            raise Refused(
+                [
+                    Gap(
+                        top.span.file,
+                        top.span.line,
+                        "the logits are computed on after the head",
+                        f"vLLM {self.profile.release} has then sampled with them: "
+                        "port for a later release",
+                    )
+                ]
+            )
         else:
             name = body.ensure(head)
             body.line(f"if {name} is None:\n    return None", [head.span])
@@ -121,8 +147,11 @@ class CausalLMWriter:
                     )
                 ]
             )
+        further = "".join(
+            f", {a.name}: {a.annotation}" for a in self.profile.logits_arguments
+        )
         signature = (
-            "    def compute_logits(self, hidden_states: torch.Tensor) "
+            f"    def compute_logits(self, hidden_states: torch.Tensor{further}) "
             "-> torch.Tensor | None:"
         )
         return [
@@ -135,32 +164,38 @@ class CausalLMWriter:
     def _attributes(self) -> list[Line]:
         span = [self.facts.frame.span]
         out: list[Line] = []
-        if self.plan.packed:
+        if self.plan.packed or self.profile.lora_lists:
             out.append(Line(f"    packed_modules_mapping = {self.plan.packed!r}", span))
+        if self.profile.lora_lists:
+            out += [Line(f"    {text}", span) for text in self._lora_lists()]
+            return out + self._mapper_attribute()
         vocab = self._embedding_module()
         head = self._head().attrs["module"]
         names = {vocab.name: "input_embeddings", head.name: "output_embeddings"}
         out.append(Line(f"    embedding_modules = {names!r}", span))
-        out.append(
-            Line(f"    hf_to_vllm_mapper = WeightsMapper({self._mapper()})", span)
-        )
-        out.append(Line(""))
-        return out
+        return out + self._mapper_attribute()
 
-    def _mapper(self) -> str:
-        plan, parts = self.plan, []
-        rules = [(old, repr(new)) for old, new in plan.renamed.items()]
-        rules += [(pattern, "None") for pattern in [*plan.ignored, *plan.unused]]
-        if rules:
-            rows = ", ".join(f"re.compile({_raw(old)}): {new}" for old, new in rules)
-            parts.append(f"orig_to_new_regex={{{rows}}}")
-        if plan.stacked:
-            parts.append(f"orig_to_new_stacked={plan.stacked!r}")
-        if plan.prefixes:
-            parts.append(f"orig_to_new_prefix={plan.prefixes!r}")
-        if plan.suffixes:
-            parts.append(f"orig_to_new_suffix={plan.suffixes!r}")
-        return ", ".join(parts)
+    def _mapper_attribute(self) -> list[Line]:
+        arguments = self.loading.mapper()
+        if not arguments and not self.profile.renames:
+            return [Line("")]
+        text = f"    hf_to_vllm_mapper = WeightsMapper({arguments})"
+        return [Line(text, [self.facts.frame.span]), Line("")]
+
+    def _lora_lists(self) -> list[str]:
+        """Linear layers alone: an adapter's own vocabulary would need a place of its own
+        in the embedding and the head."""
+        names = [
+            name
+            for scope in self.classes.scopes
+            for name, child in scope.children.items()
+            if getattr(child.replaced, "kind", "").endswith("Linear")
+        ]
+        return [
+            f"supported_lora_modules = {list(dict.fromkeys(names))!r}",
+            "embedding_modules = {}",
+            "embedding_padding_modules = []",
+        ]
 
     def _embedding_module(self) -> Module:
         return next(
@@ -198,7 +233,7 @@ class CausalLMWriter:
                 f".tie_weights(self.{self.tied})",
             ]
         body += ["else:", f"    self.{head_module.name} = PPMissingLayer()"]
-        extra = writer.write()
+        extra = [*writer.write(), *self.profile.head_lines]
         args = [writer.number(head_module.args["out_features"])]
         if not same(head.attrs["scale"], 1.0):
             args.append(f"scale={writer.number(head.attrs['scale'])}")
@@ -222,26 +257,6 @@ class CausalLMWriter:
         for text in [*body, *extra]:
             lines.append(Line("        " + text.replace("\n", "\n        "), span))
         return lines
-
-    # -- weights
-
-    def _load(self) -> list[Line]:
-        span = [self.facts.frame.span]
-        layouts = self.plan.layouts
-        weights = "self._rearrange(weights)" if layouts else "weights"
-        split = split_method(self.plan.experts)
-        if split:
-            weights = f"self._split_experts({weights})"
-        out = [Line(_LOAD.format(weights=weights), span)]
-        if layouts:
-            out += [Line(""), Line(method(layouts), span)]
-        if split:
-            out += [Line(""), Line(split, span)]
-        return out
-
-
-def _raw(pattern: str) -> str:
-    return f'r"{pattern}"' if '"' not in pattern else repr(pattern)
 
 
 class _RootConstructor(Constructor):

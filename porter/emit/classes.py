@@ -159,9 +159,10 @@ def write_forward(
 ) -> list[Line]:
     body = Body(graph, frame, scope)
     free = graph.free(frame)
+    body.reserved |= {a.name for a in graph.layer_arguments(frame)}
     parameters: list[str] = []
     for node in free:
-        name = parameter_name(node, frame, parameters)
+        name = parameter_name(node, frame, [*parameters, *body.reserved])
         body.bind(node, name)
         parameters.append(name)
     outputs = graph.outputs(frame)
@@ -169,7 +170,12 @@ def write_forward(
     results = [body.ensure(out) for out in outputs]
     last = body.spans
     body.line(f"return {', '.join(results)}", last)
-    signature = ", ".join(["self", *(f"{p}: torch.Tensor" for p in parameters)])
+    passed = graph.layer_arguments(frame)
+    body_arguments = [
+        *(f"{p}: torch.Tensor" for p in parameters),
+        *(f"{a.name}: {a.annotation}" for a in passed),
+    ]
+    signature = ", ".join(["self", *body_arguments])
     kind = (
         "torch.Tensor"
         if len(outputs) == 1

@@ -8,6 +8,7 @@ transformers' ROPE_INIT_FUNCTIONS; the table stands in docs/rope.md.
 
 import re
 import textwrap
+from collections.abc import Sequence
 
 from porter.analyze.equal_sizes import EqualSizes
 from porter.analyze.symbols import (
@@ -19,6 +20,7 @@ from porter.analyze.symbols import (
     text,
     unwrap,
 )
+from porter.profiles.profile import Profile
 
 _CHECK = '''\
 def check_rope(rope_parameters: dict, max_position: int, max_model_len: int) -> None:
@@ -26,11 +28,7 @@ def check_rope(rope_parameters: dict, max_position: int, max_model_len: int) -> 
     rope_type = rope_parameters["rope_type"]
     if rope_type not in {types}:
         raise ValueError(f"rope type {{rope_type!r}} isn't supported")
-{partial}    if rope_type == "dynamic" and max_model_len > max_position:
-        raise ValueError(
-            f"dynamic rope is exact up to {{max_position}} tokens: lower max_model_len"
-        )
-    if rope_type == "longrope":
+{partial}{dynamic}{yarn}    if rope_type == "longrope":
         original = rope_parameters["original_max_position_embeddings"]
         factor = rope_parameters.get("factor") or max_position / original
         if max_model_len > original:
@@ -44,15 +42,33 @@ _PARTIAL = """\
     if rope_parameters.get("partial_rotary_factor", 1.0) != 1.0:
         raise ValueError("the original model rotates the whole head")
 """
-_TYPES = '("default", "linear", "dynamic", "yarn", "llama3", "longrope")'
-_PAIR_TYPES = '("default", "linear", "dynamic", "yarn", "llama3")'
+_DYNAMIC = """\
+    if rope_type == "dynamic" and max_model_len > max_position:
+        raise ValueError(
+            f"dynamic rope is exact up to {max_position} tokens: lower max_model_len"
+        )
+"""
+_YARN = """\
+    unread = [n for n in {names} if rope_parameters.get(n) is not None]
+    if rope_type == "yarn" and unread:
+        raise ValueError(f"yarn with {{', '.join(unread)}} isn't supported")
+"""
 
 
-def rope_check(partial: bool, longrope: bool) -> str:
+def rope_check(profile: Profile, partial: bool, longrope: bool) -> str:
     """The text of the check, for a source that rotates part of the head or all of it."""
+    types = [t for t in profile.rope_types if longrope or t != "longrope"]
+    yarn = _YARN.format(names=_tuple(profile.yarn_lacks)) if profile.yarn_lacks else ""
     return _CHECK.format(
-        types=_TYPES if longrope else _PAIR_TYPES, partial="" if partial else _PARTIAL
+        types=_tuple(types),
+        partial="" if partial else _PARTIAL,
+        dynamic=_DYNAMIC if "dynamic" in types else "",
+        yarn=yarn,
     )
+
+
+def _tuple(names: Sequence[str]) -> str:
+    return "(" + ", ".join(f'"{n}"' for n in names) + ")"
 
 
 _DEFAULT_ONLY = """\

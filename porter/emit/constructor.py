@@ -362,16 +362,19 @@ class Constructor:
             raise self.scope.gap(
                 node, "a module of the source's is called as the port's own rope is"
             )
-        parts = [self.number(node.attrs["head_size"])]
-        parts.append(f"max_position={self.number(self.classes.max_position)}")
-        if table.pairing == "pairs":
-            parts.append("is_neox_style=False")
+        profile = self.scope.graph.profile
         parameters = self.number(table.parameters)
-        if not table.partial and self.classes.config.sets_partial_rotary:
-            # the source rotates the whole head all the same
-            parameters = f'{{**{parameters}, "partial_rotary_factor": 1.0}}'
-        parts.append(f"rope_parameters={parameters}")
-        self.lines.append(f"self.rotary_emb = get_rope({', '.join(parts)})")
+        partial = table.partial or not self.classes.config.sets_partial_rotary
+        given = parameters if partial else profile.rope_whole
+        call = profile.rope.format(
+            head_size=self.number(node.attrs["head_size"]),
+            max_position=self.number(self.classes.max_position),
+            style=", is_neox_style=False" if table.pairing == "pairs" else "",
+            parameters=given.format(parameters=parameters),
+        )
+        if table.partial and profile.rope_partial:
+            call = call[:-1] + profile.rope_partial.format(parameters=parameters) + ")"
+        self.lines.append(f"self.rotary_emb = {call}")
 
     def _slopes(self, slopes: Node) -> str:
         """Those of the rank's heads, behind the statements that compute all."""
@@ -403,8 +406,11 @@ class Constructor:
             parts.append(f"logits_soft_cap={self.number(a['soft_cap'])}")
         if a["slopes"] is not None:
             parts.append(f"alibi_slopes={self._slopes(a['slopes'])}")
-        if a["window"] is not None:
-            parts.append(f"per_layer_sliding_window={self.number(a['window'])}")
+        shape = self.scope.graph.profile.window
+        if a["window"] is not None or shape is not None:
+            window = self.number(a["window"])
+            given = window if shape is None else shape.format(window=window)
+            parts.append(f"per_layer_sliding_window={given}")
         if not same(a["head_size"], a["head_size_v"]):
             parts.append("head_size_v=self.v_head_dim")
         if a["sinks"] is not None:

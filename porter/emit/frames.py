@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from porter.analyze.graph import Frame, Loop, Node, dependencies, walk
 from porter.analyze.model import Facts
+from porter.profiles import DEFAULT, profile_of
+from porter.profiles.profile import Argument, Profile
 
 
 @dataclass(eq=False)
@@ -48,10 +50,11 @@ def _held_above(node: Node, frame: Frame) -> bool:
 class FrameGraph:
     """The live nodes by frame, and how values cross from frame to frame."""
 
-    def __init__(self, facts: Facts):
+    def __init__(self, facts: Facts, profile: Profile | None = None):
         self.facts = facts
         # parameters that a module's holder reads: id of the module -> name -> node
         self.read_outside: dict[int, dict[str, Node]] = {}
+        self.profile = profile or profile_of(DEFAULT)
         self.order = walk([facts.logits])
         self.position = {n.id: i for i, n in enumerate(self.order)}
         self.readers: dict[int, list[Node]] = {}
@@ -102,6 +105,11 @@ class FrameGraph:
 
     def free(self, frame: Frame) -> list[Node]:
         return self._free[id(frame)]
+
+    def layer_arguments(self, frame: Frame) -> tuple[Argument, ...]:
+        """What the release passes through a frame to the attention in it."""
+        attends = any(n.op == "attend" and self.inside(n, frame) for n in self.order)
+        return self.profile.layer_arguments if attends else ()
 
     def children(self, frame: Frame) -> list[Frame]:
         return [f for f in self.frames if f.parent is frame]

@@ -310,6 +310,7 @@ class Body:
             self.prepare(dep)
         self.spans = [call.frame.span]
         args = [self.operand(d) for d in self.graph.free(call.frame)]
+        args += self.scope.passed(self.graph.layer_arguments(call.frame))
         text = f"{self.scope.module(call.frame.inst)}({', '.join(args)})"
         spans = self.spans
         names = []

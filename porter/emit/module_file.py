@@ -1,6 +1,7 @@
 """The whole file: header, imports, classes in order, formatted; and lines' origins."""
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,8 @@ from porter.emit.method import Line
 from porter.emit.trunk import Trunk, TrunkWriter
 from porter.emit.weights import WeightPlan, plan_weights
 from porter.gap import CannotRun
+from porter.profiles import release
+from porter.profiles.profile import Profile
 
 
 @dataclass
@@ -44,8 +47,8 @@ class Emitted:
     tied: str | None
 
 
-def emit(facts: Facts, header: str) -> Emitted:
-    graph = FrameGraph(facts)
+def emit(facts: Facts, header: str, profile: Profile) -> Emitted:
+    graph = FrameGraph(facts, profile)
     trunk = Trunk(graph)
     fields = facts.config
     position = config_field(("config",), fields.canonical("max_position_embeddings"))
@@ -58,26 +61,30 @@ def emit(facts: Facts, header: str) -> Emitted:
     parts: list[Generated] = [*classes.order, body]
     made = body.name
     for i, inst in reversed(list(enumerate(chain[:-1]))):
-        holder = container(inst, chain[i + 1].name, made, compiled=i == 0)
+        holder = container(inst, chain[i + 1].name, made, i == 0, profile)
         parts.append(holder)
         made = holder.name
     scopes = [*classes.scopes, writer.scope]
     plan = plan_weights(facts, graph, scopes)
     ropes = [r for s in scopes for r in s.ropes]
-    checks, functions = _config_checks(facts, ropes, position)
+    checks, functions = _config_checks(facts, ropes, position, profile)
     layers = trunk.loop.modules.count
     checks = [each_layer(text, layers) for text in checks]
     if "pack_routing" in classes.imports:
         functions.append(ROUTING)
+    checks = [*_prepared(profile, parts, checks), *checks]
     root = CausalLMWriter(classes, trunk, plan, tied, checks)
     parts.append(root.write())
+    functions += _supplied(profile, parts)
     raw = _join(functions, parts)
     text = "\n".join(line.text for line in raw)
-    imports = import_block(text)
+    imports = import_block(text, profile)
     doc = f'"""Inference-only {facts.cls.name} for vLLM."""'
     whole = f"{header}\n{doc}\n\n{imports}\n\n\n{text}\n"
     formatted = format_text(whole)
-    spec.check(formatted, facts.file.shown, facts.cls.node.lineno)
+    place = (facts.file.shown, facts.cls.node.lineno)
+    spec.check(formatted, *place)
+    release.check(formatted, profile, *place)
     origins = trace_lines(whole, formatted, raw, whole[: whole.index(text)].count("\n"))
     return Emitted(formatted, origins, [p.name for p in parts], plan, tied)
 
@@ -93,7 +100,7 @@ def _chain(root: Module, inst: Module) -> list[Module]:
 
 
 def _config_checks(
-    facts: Facts, ropes: list[Any], position
+    facts: Facts, ropes: list[Any], position, profile: Profile
 ) -> tuple[list[str], list[str]]:
     checks, functions = [], []
     for name, value in facts.folded.items():
@@ -108,7 +115,7 @@ def _config_checks(
         checks += dict.fromkeys(_rope_call(rope, position) for rope in ropes)
         any_factor = table.partial or facts.config.sets_partial_rotary
         rotates = all(r.op == "rope" for r in ropes) and table.pairing == "halves"
-        functions.append(rope_check(any_factor, longrope=rotates))
+        functions.append(rope_check(profile, any_factor, longrope=rotates))
     return checks, functions
 
 
@@ -119,6 +126,22 @@ def _rope_call(rope: Any, position) -> str:
     )
     cond = rope.attrs.get("cond")
     return call if cond is None else f"if {describe(cond)}:\n    {call}"
+
+
+def _prepared(profile: Profile, parts: list[Generated], checks: list[str]) -> list[str]:
+    """Lines by which the config is as the port reads it, whatever the release did to it."""
+    words = _words(parts) | set(re.findall(r"\w+", "\n".join(checks)))
+    return [text for word, text in profile.prepared.items() if word in words]
+
+
+def _supplied(profile: Profile, parts: list[Generated]) -> list[str]:
+    """Functions that the port brings along, where the release lacks what it needs."""
+    words = _words(parts)
+    return [text for name, text in profile.supplied.items() if name in words]
+
+
+def _words(parts: list[Generated]) -> set[str]:
+    return set(re.findall(r"\w+", "\n".join(ln.text for p in parts for ln in p.lines)))
 
 
 def _join(functions: list[str], parts: list[Generated]) -> list[Line]:

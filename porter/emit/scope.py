@@ -19,6 +19,7 @@ from porter.analyze.symbols import (
 from porter.analyze.values import Activation, Choice, Module, does_nothing
 from porter.emit.frames import FrameGraph
 from porter.gap import Gap, Refused
+from porter.profiles.profile import Argument
 
 # what the constructor of a class with attention calls its own
 _ATTENTION_NAMES = {
@@ -27,6 +28,8 @@ _ATTENTION_NAMES = {
     "num_kv_head_replicas", "attn", "rotary_emb",
 }  # fmt: skip
 _LAYER_CALLS = {"linear", "qkv", "merged_linear", "norm", "embedding"}
+# may give part of another tensor's memory
+_VIEWS = {"item", "rearrange", "slice", "select", "along", "shard_heads", "cast", "phi"}
 
 
 def _limit(inst: Module) -> Gap:
@@ -208,7 +211,7 @@ class ClassScope:
     def _special(self, node: Node, body) -> str | None:
         op = node.op
         if op in _LAYER_CALLS:
-            return f"{self.module(node.attrs['module'])}({body.operand(node.args[0])})"
+            return f"{self.module(node.attrs['module'])}({self._input(node, body)})"
         if op in ("act", "act_and_mul"):
             name = self.activation(node, fused=op == "act_and_mul")
             return f"self.{name}({body.operand(node.args[0])})"
@@ -223,7 +226,9 @@ class ClassScope:
             if sinks is not None:
                 self.sinks.add(sinks.id)
                 self._tensor(sinks)
-            return f"self.attn({', '.join(body.operand(a) for a in node.args)})"
+            given = [body.operand(a) for a in node.args]
+            given += [a.name for a in self.graph.profile.layer_arguments]
+            return f"self.attn({', '.join(given)})"
         if op == "rope":
             self._rope(node)
             args = ", ".join(body.operand(a) for a in node.args)
@@ -239,7 +244,9 @@ class ClassScope:
             self.logits = node
             head = self.module(node.attrs["module"])
             bias = node.attrs["module"].args["bias"]
-            extra = f", {head}.bias" if bias is not False else ""
+            extra = "".join(
+                f", {a.name}" for a in self.graph.profile.logits_arguments
+            ) + (f", {head}.bias" if bias is not False else "")
             return f"self.logits_processor({head}, {body.operand(node.args[0])}{extra})"
         if op in ("parameter", "buffer"):
             return f"self.{self._tensor(node)}"
@@ -248,6 +255,14 @@ class ClassScope:
                 raise self.gap(node, "a weight that the port has transposed is read")
             return f"{self.module(node.attrs['module'])}.{node.attrs['name']}"
         return None
+
+    def _input(self, node: Node, body) -> str:
+        """The operand of a layer, in order in memory where the release's norms need it."""
+        layer = node.attrs["module"].replaced
+        ours = node.op == "norm" and layer is not None and "." not in layer.kind
+        if ours and self.graph.profile.contiguous_norms and node.args[0].op in _VIEWS:
+            return f"{body.operand(node.args[0], 9)}.contiguous()"
+        return body.operand(node.args[0])
 
     def _tensor(self, node: Node) -> str:
         slot = node.attrs.get("slot")
@@ -317,6 +332,10 @@ class ClassScope:
             return f"{x}.chunk(self.tp_size, dim=-1)[self.tp_rank]"
         part = "self.tp_rank // self.num_kv_head_replicas"
         return f"{x}.unflatten(-1, (-1, self.kv_size))[:, {part}]"
+
+    def passed(self, arguments: tuple[Argument, ...]) -> list[str]:
+        """What a call is given of the arguments that the release passes through."""
+        return [a.name for a in arguments]
 
     # -- scheduling questions
 

@@ -10,6 +10,7 @@ from porter.emit.method import Body, Line
 from porter.emit.names import hinted
 from porter.emit.scope import ClassScope
 from porter.gap import Gap, Refused
+from porter.profiles.profile import Argument
 from porter.transforms.matching import is_op
 
 _FORWARD = """\
@@ -17,7 +18,7 @@ _FORWARD = """\
         self,
         input_ids: torch.Tensor | None,
         positions: torch.Tensor,
-        intermediate_tensors: IntermediateTensors | None,
+{further}        intermediate_tensors: IntermediateTensors | None,
         inputs_embeds: torch.Tensor | None = None,
     ) -> torch.Tensor | IntermediateTensors:"""
 
@@ -43,6 +44,11 @@ class TrunkScope(ClassScope):
         if inst is self.loop.modules.element:
             return "layer"
         return super().module(inst)
+
+    def passed(self, arguments: tuple[Argument, ...]) -> list[str]:
+        given = [a.given for a in arguments]
+        self.uses_index |= any("layer_idx" in g for g in given)
+        return given
 
 
 class Trunk:
@@ -182,6 +188,7 @@ class TrunkWriter:
     def _body(self) -> Body:
         body = Body(self.graph, self.trunk.frame, self.scope)
         body.reserved = {"self", "layer", "intermediate_tensors"}
+        body.reserved |= {a.name for a in self.graph.profile.model_arguments}
         for node in self.graph.order:
             if node.op in ("positions", "input_ids"):
                 body.bind(node, node.op)
@@ -198,7 +205,8 @@ class TrunkWriter:
         else:
             body.line(f"return {text}")
         self.first |= set(self.scope.children)
-        head = "    def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:"
+        name = self.graph.profile.embed
+        head = f"    def {name}(self, input_ids: torch.Tensor) -> torch.Tensor:"
         return [Line(head, [self.trunk.embedding.span]), *indented(body.lines, 2)]
 
     def _carried_names(self) -> list[str]:
@@ -217,7 +225,8 @@ class TrunkWriter:
         names = self._carried_names()
         shared = [n for n in trunk.invariant if not depends_on_tokens(n)]
         staged = [n for n in trunk.invariant if depends_on_tokens(n)]
-        out = [Line(_FORWARD, [trunk.frame.span])]
+        further = self.graph.profile.taken(" " * 8)
+        out = [Line(_FORWARD.format(further=further), [trunk.frame.span])]
         shared_lines, invariant_names = self._shared(shared, names)
         self._name_staged(staged, names, invariant_names)
         out += shared_lines
@@ -283,7 +292,10 @@ class TrunkWriter:
         lines = [
             Line("if get_pp_group().is_first_rank:", span),
             Line("    if inputs_embeds is None:", span),
-            Line("        inputs_embeds = self.embed_input_ids(input_ids)", span),
+            Line(
+                f"        inputs_embeds = self.{self.graph.profile.embed}(input_ids)",
+                span,
+            ),
             *self.classes.comments.weave(indented(body.lines, 1)),
             Line("else:", span),
             Line("    assert intermediate_tensors is not None", span),

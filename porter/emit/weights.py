@@ -17,7 +17,8 @@ from porter.transforms.expert_weights import ExpertWeights
 @dataclass
 class WeightPlan:
     """stacked: checkpoint part -> (port part, shard); suffixes: renamed parameters;
-    layouts: what is stored in another order; packed: for LoRA."""
+    layouts: what is stored in another order; packed: for LoRA; buffers: whether some are
+    in the checkpoint."""
 
     stacked: dict[str, tuple[str, Any]] = field(default_factory=dict)
     suffixes: dict[str, str] = field(default_factory=dict)
@@ -28,6 +29,7 @@ class WeightPlan:
     renamed: dict[str, str] = field(default_factory=dict)
     unused: list[str] = field(default_factory=list)
     experts: list[ExpertWeights] = field(default_factory=list)
+    buffers: bool = False
 
 
 def plan_weights(
@@ -37,6 +39,8 @@ def plan_weights(
     for scope in scopes:
         for name, child in [*scope.children.items(), *scope.alternatives.items()]:
             _child(plan, scope, name, child)
+        kept = [v for v in scope.attrs.values() if isinstance(v, Node)]
+        plan.buffers |= any(v.op == "buffer" and _is_stored(v) for v in kept)
     children = [item for s in scopes for item in s.children.items()]
     below = [m for s in scopes for m in s.used.values() if m.leaf]
     children += [(m.name, m) for m in below]

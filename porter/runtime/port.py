@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from porter.gap import CannotRun, UsageError
+from porter.runtime.releases import release_of
 from porter.runtime.surface import port_builtins
 
 _numbers = itertools.count()
@@ -32,7 +33,11 @@ def load_port(path: str | Path) -> ModuleType:
         raise UsageError(f"{path}: the port is no Python: {error}") from error
     module = ModuleType(f"porter_port_{next(_numbers)}_{path.stem}")
     module.__file__ = str(path)
-    vars(module)["__builtins__"] = port_builtins()
+    try:
+        release = release_of(text)
+    except CannotRun as error:
+        raise CannotRun(f"{path}: {error}") from error
+    vars(module)["__builtins__"] = port_builtins(release)
     try:
         exec(code, vars(module))
     except CannotRun as error:

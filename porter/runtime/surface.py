@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from porter.gap import CannotRun
+from porter.profiles import DEFAULT
 from porter.runtime import (
     config,
     distributed,
@@ -31,6 +32,7 @@ from porter.runtime.layers import (
     vocab_parallel_embedding,
 )
 from porter.runtime.models import interfaces, stages, weights
+from porter.runtime.releases import DIFFERENT
 
 
 def support_torch_compile(cls: Any = None, **options: Any) -> Any:
@@ -186,7 +188,7 @@ class _SurfaceModule(ModuleType):
         )
 
 
-def _build_modules() -> dict[str, _SurfaceModule]:
+def _build_modules(release: str) -> dict[str, _SurfaceModule]:
     modules: dict[str, _SurfaceModule] = {}
     for path in SURFACE:
         parts = path.split(".")
@@ -199,14 +201,19 @@ def _build_modules() -> dict[str, _SurfaceModule]:
                             modules[name])  # fmt: skip
     for path, names in SURFACE.items():
         vars(modules[path]).update(names)
+        vars(modules[path]).update(DIFFERENT[release].get(path, {}))
     return modules
 
 
-_MODULES = _build_modules()
+_MODULES = {release: _build_modules(release) for release in DIFFERENT}
 
 
-def port_builtins() -> dict[str, Any]:
-    """The builtins of a port file: Python's, with `vllm.*` imported from here."""
+def port_builtins(release: str = DEFAULT) -> dict[str, Any]:
+    """The builtins of a port file: Python's, with `vllm.*` imported from here.
+
+    release: the vLLM whose names and signatures the port is written for.
+    """
+    modules = _MODULES[release]
 
     def import_(
         name: str,
@@ -217,11 +224,11 @@ def port_builtins() -> dict[str, Any]:
     ) -> Any:
         if level or name.partition(".")[0] != "vllm":
             return builtins.__import__(name, globals_, locals_, fromlist or (), level)
-        if name not in _MODULES:
+        if name not in modules:
             raise CannotRun(
                 f"the bundled runtime has no module {name}: "
                 "run this port with vLLM (--engine vllm)"
             )
-        return _MODULES[name] if fromlist else _MODULES["vllm"]
+        return modules[name] if fromlist else modules["vllm"]
 
     return {**vars(builtins), "__import__": import_}

@@ -1,0 +1,14 @@
+"""vLLM 0.26: as 0.32, but the loader must be told to skip a tied head, and yarn reads
+fewer parameters."""
+
+from dataclasses import replace
+
+from porter.profiles import vllm_0_32
+
+PROFILE = replace(
+    vllm_0_32.PROFILE,
+    release="0.26",
+    measured="0.26.0",
+    yarn_lacks=("attention_factor", "mscale", "mscale_all_dim"),
+    tied=', skip_prefixes=["{head}.weight"] if self.config.tie_word_embeddings else None',
+)
