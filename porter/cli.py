@@ -21,6 +21,7 @@ COMMANDS = {
     "explain": "what a transform does, or where a line of a port came from",
     "run": "generate with a port on the bundled runtime",
     "zoo": "convert and verify every decoder-only causal LM of transformers",
+    "plugin": "an installable package that registers ports in vLLM",
     "bench": "throughput of a port, engines side by side",
 }
 

@@ -18,6 +18,9 @@ PORT = (
 )
 FILES: dict[str, str | bytes] = {
     "port.py": PORT.format(source="gone/modeling_x.py", arguments="gone/modeling_x.py"),
+    "old.py": PORT.format(source="y.py", arguments="y.py --vllm 0.26").replace(
+        "X", "Y"
+    ),
     "plain.py": "x = 1\n",
     "broken.py": "def f(:\n",
     "binary.py": b"\xff\xfe\x00",
@@ -52,6 +55,15 @@ MISTAKES = [
     (["explain", "port.py:0"], ["port.py"]),
     (["explain", "port.py:999"], ["port.py"]),
     (["bench", "none.py", "--model", "bird"], ["none.py"]),
+    (["plugin", "none.py", "-o", "out"], ["none.py", "doesn't exist"]),
+    (["plugin", "plain.py", "-o", "out"], ["plain.py", "not a port"]),
+    (["plugin", "broken.py", "-o", "out"], ["broken.py", "not Python"]),
+    (["plugin", "binary.py", "-o", "out"], ["binary.py", "not Python"]),
+    (["plugin", "port.py"], ["-o"]),
+    (["plugin", "port.py", "-o", "1"], ["can't be called 1"]),
+    (["plugin", "port.py", "-o", "plain.py"], ["plain.py is a file"]),
+    (["plugin", "port.py", "port.py", "-o", "out"], ["another port", "XForCausalLM"]),
+    (["plugin", "port.py", "old.py", "-o", "out"], ["different releases", "0.26"]),
     (["zoo", "no_such_bird"], ["no_such_bird"]),
 ]
 
