@@ -62,7 +62,7 @@ def test_vllm_runs_it_without_porter(
     folder = written(rope_port, tmp_path / "my_ports")
     target = tmp_path / "installed"
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps",
-               "--no-build-isolation", "--target", target, folder]  # fmt: skip
+               "--no-build-isolation", "--target", str(target), str(folder)]  # fmt: skip
     subprocess.run(install, check=True)
     # A new environment sees vLLM by its path; porter, installed for editing, it doesn't.
     venv.create(tmp_path / "fresh", with_pip=False)
