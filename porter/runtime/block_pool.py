@@ -11,10 +11,14 @@ from collections import OrderedDict
 
 
 class CachingBlockPool:
-    """Hands out block numbers 0 .. num_blocks - 1, as `BlockPool` does."""
+    """Hands out block numbers 0 .. num_blocks - 1, as `BlockPool` does.
 
-    def __init__(self, num_blocks: int) -> None:
+    keeps: whether contents are to be remembered at all.
+    """
+
+    def __init__(self, num_blocks: int, keeps: bool = True) -> None:
         self.num_blocks = num_blocks
+        self.keeps = keeps
         self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))
         self._readers = [0] * num_blocks
         self._hash_of: dict[int, bytes] = {}

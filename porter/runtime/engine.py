@@ -86,8 +86,10 @@ class Engine:
             self.shutdown()
             raise
         self._pool: CachingBlockPool | None = None
-        if vllm_config.cache_config.enable_prefix_caching:
-            self._pool = CachingBlockPool(self.num_blocks)
+        keeps = vllm_config.cache_config.enable_prefix_caching
+        if keeps or vllm_config.device_config.device.type == "cuda":
+            # A GPU reads blocks that lie anywhere as fast as those in a row.
+            self._pool = CachingBlockPool(self.num_blocks, keeps)
 
     def generate(
         self, prompts: list[list[int]], params: list[SamplingParams]
@@ -137,16 +139,18 @@ class Engine:
         requests: list[Request] = []
         row = 0
         for item in scheduled:
-            request, completes = item.request, item.completes
-            count = _logit_count(item)
+            request, num_tokens, completes = item
             if request.wants_prompt_logits:
-                request.prompt_logits.append(logits[row : row + count].float().cpu())
+                part = logits[row : row + num_tokens]
+                request.prompt_logits.append(part.float().cpu())
+                row += num_tokens
             elif completes:
                 rows.append(row)
                 requests.append(request)
-            row += count
-            request.num_computed += item.num_tokens
-            scheduler.remember(request)
+                row += 1
+            request.num_computed += num_tokens
+            if scheduler.remembers:
+                scheduler.remember(request)
             if completes and request.wants_prompt_logits:
                 scheduler.finish(request)
         if len(rows) < len(logits):
@@ -154,7 +158,7 @@ class Engine:
         chosen = choose(logits, requests)
         self.runner.keep_tokens(chosen.tokens)
         for row, request in enumerate(requests):
-            request.num_pending += 1
+            request.num_tokens += 1
             request.last_row = row
         return _Launched(requests, chosen)
 
@@ -163,15 +167,14 @@ class Engine:
         for i, (request, token) in enumerate(zip(step.requests, tokens, strict=True)):
             if request.finished:  # its stop was found out after this step began
                 continue
-            request.num_pending -= 1
-            request.token_ids.append(token)
-            if request.params.logprobs is not None:
-                request.logprobs.append(logprobs[i])
+            request.learn(token)
             params = request.params
+            if params.logprobs is not None:
+                request.logprobs.append(logprobs[i])
             stops = not params.ignore_eos and token in params.stop_token_ids
-            if stops or len(request.token_ids) == params.max_tokens:
+            if stops or request.num_known == request.limit:
                 scheduler.finish(request)
-            else:
+            elif scheduler.remembers:
                 scheduler.remember(request)
 
     def _forward(self, step: StepInput) -> torch.Tensor:
@@ -207,28 +210,21 @@ class Engine:
             self._workers = None
 
 
-def _logit_count(item: ScheduledRequest) -> int:
-    """Rows of logits that a request wants of this step."""
-    if item.request.wants_prompt_logits:
-        return item.num_tokens
-    return int(item.completes)
-
-
 def _step_input(scheduled: list[ScheduledRequest]) -> StepInput:
     step = StepInput([], [], [], [], [], [], [])
-    for item in scheduled:
-        request = item.request
-        start, end = request.num_computed, request.num_computed + item.num_tokens
-        first_row = len(step.token_ids)
+    for request, num_tokens, completes in scheduled:
+        start, row = request.num_computed, len(step.token_ids)
+        end = start + num_tokens
         step.token_ids.extend(request.ids(start, end))
         if end > request.num_known:  # its last token is on the device only
-            step.from_last.append((len(step.token_ids), request.last_row))
+            step.from_last.append((row + num_tokens - 1, request.last_row))
             step.token_ids.append(0)
         step.positions.extend(range(start, end))
-        step.query_lens.append(item.num_tokens)
+        step.query_lens.append(num_tokens)
         step.seq_lens.append(end)
         step.blocks.append(request.blocks)
-        wanted = _logit_count(item)
-        rows = range(first_row + item.num_tokens - wanted, first_row + item.num_tokens)
-        step.logit_rows.extend(rows)
+        if request.wants_prompt_logits:
+            step.logit_rows.extend(range(row, row + num_tokens))
+        elif completes:
+            step.logit_rows.append(row + num_tokens - 1)
     return step

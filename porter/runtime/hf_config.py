@@ -10,6 +10,7 @@ from porter.gap import CannotRun, UsageError
 from porter.runtime.config import (
     CacheConfig,
     DeviceConfig,
+    LoadConfig,
     ModelConfig,
     ParallelConfig,
     SchedulerConfig,
@@ -135,6 +136,7 @@ def make_vllm_config(
     block_size: int,
     max_model_len: int | None,
     enable_prefix_caching: bool,
+    load_format: str,
     trust_remote_code: bool,
     allow_pickle: bool,
 ) -> VllmConfig:
@@ -159,7 +161,8 @@ def make_vllm_config(
         max_model_len or derive_max_model_len(config),
         trust_remote_code,
     )
-    _untie_if_stored(model_config, model_dir, allow_pickle)
+    if load_format != "dummy":
+        _untie_if_stored(model_config, model_dir, allow_pickle)
     return VllmConfig(
         model_config,
         CacheConfig(
@@ -170,6 +173,7 @@ def make_vllm_config(
         ParallelConfig(tensor_parallel_size, pipeline_parallel_size),
         SchedulerConfig(max_num_batched_tokens, max_num_seqs),
         DeviceConfig(device),
+        LoadConfig(load_format),
     )
 
 

@@ -15,7 +15,7 @@ from porter.runtime.layers.attention import Attention
 # Bytes of cache on a CPU unless the number of blocks is given.
 _CPU_CACHE_BYTES = 1 << 30
 # Left free on a GPU: captured graphs, libraries, and what fragments.
-_GPU_MARGIN = 2 << 30
+_GPU_MARGIN = 4 << 30
 
 
 class BlockPool:

@@ -47,7 +47,8 @@ class LLM:
     on unused or missing weights, which otherwise only `weight_report` tells.
     device: "cpu" or "cuda", by default a GPU where there is one. The sizes of batches
     and of cache blocks fit the device unless given. enable_prefix_caching: sequences
-    with the same beginning share its blocks, across calls too. cuda_graphs: capture
+    with the same beginning share its blocks, across calls too. load_format: "dummy"
+    makes random weights from the config alone, to measure with. cuda_graphs: capture
     decode steps, on a GPU of one rank. overlap: decide a step while the one before it
     runs, which is what a GPU gets unless given.
 
@@ -74,6 +75,7 @@ class LLM:
         strict: bool = True,
         device: str | None = None,
         enable_prefix_caching: bool = False,
+        load_format: str = "auto",
         cuda_graphs: bool = True,
         overlap: bool | None = None,
     ) -> None:
@@ -100,6 +102,7 @@ class LLM:
             "block_size": block_size,
             "max_model_len": max_model_len,
             "enable_prefix_caching": enable_prefix_caching,
+            "load_format": _load_format(load_format),
             "trust_remote_code": trust_remote_code,
             "allow_pickle": allow_pickle,
         }
@@ -233,6 +236,12 @@ _DEFAULT_SIZES = ((2048, 64, 16), (16384, 256, 64))
 
 def _given(value: int | None, default: int) -> int:
     return default if value is None else value
+
+
+def _load_format(name: str) -> str:
+    if name not in ("auto", "dummy"):
+        raise UsageError(f"load_format {name!r} is neither auto nor dummy")
+    return name
 
 
 def _check_sizes(**sizes: int) -> None:

@@ -151,6 +151,20 @@ def load_weights(
     return report
 
 
+def make_dummy_weights(model: nn.Module) -> None:
+    """Random weights of a size that keeps activations finite; vectors are near one.
+
+    Seeded, and made where the parameters are.
+    """
+    for number, parameter in enumerate(model.parameters()):
+        device = parameter.device
+        generator = torch.Generator(device).manual_seed(number)
+        if parameter.dim() > 1:
+            parameter.data.normal_(0.0, 0.02, generator=generator)
+        else:
+            parameter.data.uniform_(0.9, 1.1, generator=generator)
+
+
 def _some(names: list[str]) -> str:
     shown = ", ".join(names[:5])
     return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

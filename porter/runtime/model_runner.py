@@ -18,7 +18,11 @@ from porter.runtime.distributed import Groups, use_groups
 from porter.runtime.forward_context import AttentionMetadata, set_forward_context
 from porter.runtime.kv_cache import bind_caches, choose_num_blocks, unbind_caches
 from porter.runtime.layers.rotary_embedding import RotaryEmbedding, forget_ropes
-from porter.runtime.loader import load_weights, retie_word_embeddings
+from porter.runtime.loader import (
+    load_weights,
+    make_dummy_weights,
+    retie_word_embeddings,
+)
 from porter.runtime.port import find_architecture, line_in_file, load_port
 from porter.runtime.sequence import IntermediateTensors
 from porter.runtime.step import StepInput
@@ -51,12 +55,7 @@ class ModelRunner:
         )
         with use_groups(groups):
             self.model: Any = self._build(port, architecture)
-            self.weight_report: WeightReport = load_weights(
-                self.model,
-                Path(vllm_config.model_config.model),
-                allow_pickle=allow_pickle,
-                strict=strict,
-            )
+            self.weight_report = self._load(allow_pickle, strict)
         if vllm_config.model_config.word_embeddings_untied_by_checkpoint:
             retie_word_embeddings(self.model)
         for module in self.model.modules():
@@ -88,6 +87,15 @@ class ModelRunner:
         finally:
             torch.set_default_dtype(previous)
 
+    def _load(self, allow_pickle: bool, strict: bool) -> WeightReport:
+        if self.vllm_config.load_config.load_format == "dummy":
+            make_dummy_weights(self.model)
+            return WeightReport()
+        folder = Path(self.vllm_config.model_config.model)
+        return load_weights(
+            self.model, folder, allow_pickle=allow_pickle, strict=strict
+        )
+
     def _limit_length(self) -> None:
         """Sequences end where a table of rotations does."""
         model_config = self.vllm_config.model_config
@@ -116,6 +124,26 @@ class ModelRunner:
             self._logits_of_all, self._tables, self.block_size, self.last_tokens
         )
         self.graphs.capture(self._max_num_seqs)
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        """Compile what steps of few tokens run: no request should wait for it."""
+        budget = self.vllm_config.scheduler_config.max_num_batched_tokens
+        longest = min(budget, self.vllm_config.model_config.max_model_len)
+        for count in {min(n, longest) for n in (2, 40, 200)}:
+            blocks = [0] * -(-count // self.block_size)
+            lens = [1, count] if self._max_num_seqs > 1 else [count]
+            positions = [i for n in lens for i in range(n)]
+            self.run(
+                StepInput(
+                    [0] * len(positions),
+                    positions,
+                    lens,
+                    lens,
+                    [blocks] * len(lens),
+                    [0],
+                )
+            )
 
     @torch.inference_mode()
     def _measure_peak(self) -> int:
@@ -124,6 +152,7 @@ class ModelRunner:
         tokens = scheduler.max_num_batched_tokens
         longest = min(tokens, self.vllm_config.model_config.max_model_len)
         lens = [longest] * (tokens // longest)
+        lens += [tokens % longest] if tokens % longest else []
         blocks = -(-longest // self.block_size)
         self.bind_caches(blocks)
         torch.cuda.synchronize(self.device)

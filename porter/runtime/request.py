@@ -58,11 +58,12 @@ class RequestOutput:
 class Request:
     """A request in the engine.
 
-    num_computed: tokens whose keys are in the cache. blocks: the cache blocks, in
-    order. block_hashes: of the leading full blocks, of which the pool knows
-    num_remembered. prompt_logits: parts of the logits
-    of the prompt, when they are wanted. num_pending: tokens that are chosen
-    but not yet known here; last_row: which of the last step's tokens that is.
+    num_known: tokens of prompt and output that are known here. num_tokens: those that
+    are chosen, known here or not yet; last_row: which of the last step's tokens the
+    newest is. num_computed: tokens whose keys are in the cache. limit: num_tokens when
+    all are chosen. blocks: the cache blocks, in order. block_hashes: of the leading full
+    blocks, of which the pool knows num_remembered. prompt_logits: parts of the logits of
+    the prompt, when they are wanted.
     """
 
     prompt: list[int]
@@ -70,8 +71,10 @@ class Request:
     wants_prompt_logits: bool = False
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[dict[int, float]] = field(default_factory=list)
+    num_known: int = field(init=False)
+    num_tokens: int = field(init=False)
+    limit: int = field(init=False)
     num_computed: int = 0
-    num_pending: int = 0
     last_row: int = -1
     blocks: list[int] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)
@@ -82,27 +85,22 @@ class Request:
     preemptions: int = 0
     finished: bool = False
 
+    def __post_init__(self) -> None:
+        self.num_known = self.num_tokens = len(self.prompt)
+        new = 1 if self.wants_prompt_logits else self.params.max_tokens
+        self.limit = len(self.prompt) + new
+
+    def learn(self, token: int) -> None:
+        """The next token, which `num_tokens` counts already, is known."""
+        self.token_ids.append(token)
+        self.num_known += 1
+
     def ids(self, start: int, end: int) -> list[int]:
         """The known tokens from start to end."""
         first = len(self.prompt)
         if start >= first:
             return self.token_ids[start - first : end - first]
         return self.prompt[start:end] + self.token_ids[: max(0, end - first)]
-
-    @property
-    def num_known(self) -> int:
-        return len(self.prompt) + len(self.token_ids)
-
-    @property
-    def num_tokens(self) -> int:
-        return len(self.prompt) + len(self.token_ids) + self.num_pending
-
-    @property
-    def all_chosen(self) -> bool:
-        """Whether no token is left to choose, though the last may not be known."""
-        if self.wants_prompt_logits:
-            return False
-        return len(self.token_ids) + self.num_pending >= self.params.max_tokens
 
     @property
     def max_tokens_in_cache(self) -> int:

@@ -9,7 +9,7 @@ token whose place is known and whose value isn't.
 """
 
 from collections import deque
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from porter.gap import UsageError
 from porter.runtime.block_pool import CachingBlockPool, block_hash
@@ -18,18 +18,13 @@ from porter.runtime.kv_cache import BlockPool
 from porter.runtime.request import Request
 
 
-@dataclass(frozen=True)
-class ScheduledRequest:
-    """num_tokens: how many of the request's tokens this step computes."""
+class ScheduledRequest(NamedTuple):
+    """num_tokens: how many of the request's tokens this step computes. completes:
+    whether it reaches the last one chosen, so that the next one follows."""
 
     request: Request
     num_tokens: int
-
-    @property
-    def completes(self) -> bool:
-        """Whether the step reaches the last known token, so that one follows."""
-        request = self.request
-        return request.num_computed + self.num_tokens == request.num_tokens
+    completes: bool
 
 
 class Scheduler:
@@ -49,6 +44,7 @@ class Scheduler:
         self.vocab_size = vllm_config.model_config.hf_text_config.vocab_size
         self.block_size = vllm_config.cache_config.block_size
         self.pool = BlockPool(num_blocks) if pool is None else pool
+        self.remembers = isinstance(self.pool, CachingBlockPool) and self.pool.keeps
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
         self._put_back_now: set[Request] = set()
@@ -57,7 +53,7 @@ class Scheduler:
         """Queue a request; UsageError when it could never run."""
         if not request.prompt:
             raise UsageError("a prompt has no tokens")
-        if not all(0 <= token < self.vocab_size for token in request.prompt):
+        if min(request.prompt) < 0 or max(request.prompt) >= self.vocab_size:
             wrong = next(t for t in request.prompt if not 0 <= t < self.vocab_size)
             raise UsageError(
                 f"token {wrong} isn't in the vocabulary of {self.vocab_size} tokens"
@@ -82,22 +78,32 @@ class Scheduler:
 
     def schedule(self) -> list[ScheduledRequest]:
         """The requests of the next step, those that compute one token first."""
-        budget = self.max_num_batched_tokens
-        chosen: list[ScheduledRequest] = []
+        budget, size = self.max_num_batched_tokens, self.block_size
+        singles: list[ScheduledRequest] = []
+        others: list[ScheduledRequest] = []
+        put_back = self._put_back_now
+
+        def take(request: Request, count: int) -> None:
+            completes = request.num_computed + count == request.num_tokens
+            item = ScheduledRequest(request, count, completes)
+            (singles if count == 1 else others).append(item)
+
         for request in list(self.running):
             if budget == 0:
                 break
-            if request in self._put_back_now or request.all_chosen:
+            if request.num_tokens == request.limit or request in put_back:
                 continue
             count = min(request.num_tokens - request.num_computed, budget)
-            if self._make_room(request, count):
-                chosen.append(ScheduledRequest(request, count))
+            end = request.num_computed + count
+            if end <= len(request.blocks) * size or self._make_room(request, count):
+                take(request, count)
                 budget -= count
-        if self._put_back_now:
+        if put_back:
             # Whoever comes in now would be the next to be put back.
-            put_back, self._put_back_now = self._put_back_now, set()
             budget = 0
-            chosen = [item for item in chosen if item.request not in put_back]
+            singles = [item for item in singles if item.request not in put_back]
+            others = [item for item in others if item.request not in put_back]
+            put_back.clear()
         while self.waiting and budget and len(self.running) < self.max_num_seqs:
             request = self.waiting[0]
             self._share_blocks(request)
@@ -109,9 +115,9 @@ class Scheduler:
             self.waiting.popleft()
             self.running.append(request)
             self._extend(request, end)
-            chosen.append(ScheduledRequest(request, count))
+            take(request, count)
             budget -= count
-        return sorted(chosen, key=lambda item: item.num_tokens > 1)
+        return singles + others
 
     def finish(self, request: Request) -> None:
         """The request is done; its blocks are free."""
@@ -125,8 +131,9 @@ class Scheduler:
     def remember(self, request: Request) -> None:
         """Make the request's full blocks known, for others with the same beginning."""
         pool, size = self.pool, self.block_size
-        if not isinstance(pool, CachingBlockPool) or request.finished:
+        if not self.remembers or request.finished:
             return
+        assert isinstance(pool, CachingBlockPool)
         full = min(request.num_computed, request.num_known) // size
         for i in range(len(request.block_hashes), full):
             self._hash_block(request, i)
@@ -181,8 +188,9 @@ class Scheduler:
         a whole prompt are computed whole.
         """
         pool = self.pool
-        if not isinstance(pool, CachingBlockPool) or request.wants_prompt_logits:
+        if not self.remembers or request.wants_prompt_logits:
             return
+        assert isinstance(pool, CachingBlockPool)
         full = (request.num_known - 1) // self.block_size
         for i in range(len(request.block_hashes), full):
             self._hash_block(request, i)

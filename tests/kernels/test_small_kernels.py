@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from porter.runtime.kernels.act_and_mul import gelu_and_mul, silu_and_mul
+from porter.runtime.kernels.matvec import matvec
 from porter.runtime.kernels.rms_norm import fused_add_rms_norm, rms_norm
 from porter.runtime.kernels.rotary_embedding import rotate_by_position
 from porter.runtime.kernels.store_kv import store_kv
@@ -103,3 +104,15 @@ def test_embedding_of_a_part_of_the_vocabulary(dtype: torch.dtype) -> None:
     got = vocab_embedding.on_gpu(ids, weight, 4, 9)
     assert torch.equal(got, vocab_embedding.reference(ids, weight, 4, 9))
     assert torch.equal(got[1], weight[8]) and not got[0].any() and not got[5].any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("outputs", "inputs"), [(9, 48), (5, 2100)])
+@pytest.mark.parametrize("biased", [True, False])
+def test_one_row_times_a_matrix(
+    dtype: torch.dtype, outputs: int, inputs: int, biased: bool
+) -> None:
+    x, weight = randn(1, inputs, dtype=dtype), randn(outputs, inputs, dtype=dtype)
+    bias = randn(outputs, dtype=dtype) if biased else None
+    wide = [None if t is None else t.float() for t in (x, weight, bias)]
+    assert_near(matvec.on_gpu(x, weight, bias), matvec.reference(*wide))

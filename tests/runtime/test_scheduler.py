@@ -35,7 +35,8 @@ def step(of: Scheduler) -> list[tuple[int, int]]:
         completes = item.completes
         item.request.num_computed += item.num_tokens
         if completes:
-            item.request.token_ids.append(0)
+            item.request.num_tokens += 1
+            item.request.learn(0)
             if len(item.request.token_ids) == item.request.params.max_tokens:
                 of.finish(item.request)
     return [(len(item.request.prompt), item.num_tokens) for item in scheduled]

@@ -20,6 +20,7 @@ from porter.runtime.distributed import (
     tensor_model_parallel_all_gather,
     tensor_model_parallel_all_reduce,
 )
+from porter.runtime.kernels.matvec import is_matvec, matvec
 from porter.runtime.kernels.packed_linear import (
     can_pack,
     pack_weight,
@@ -55,6 +56,8 @@ class UnquantizedLinearMethod:
     ) -> torch.Tensor:
         if self.packed_weight is not None and x.dtype == self.packed_weight.dtype:
             return packed_linear(x, self.packed_weight, bias)
+        if is_matvec(x, layer.weight):
+            return matvec(x, layer.weight, bias)
         return F.linear(x, layer.weight, bias)
 
 

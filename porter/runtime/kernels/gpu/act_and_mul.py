@@ -4,11 +4,15 @@ import torch
 import triton
 import triton.language as tl
 
+from porter.runtime.kernels.gpu.device import early_launch, take_turn
+
 
 @triton.jit
 def _act_and_mul(
-    x_ptr, output_ptr, size, stride, KIND: tl.constexpr, BLOCK: tl.constexpr
+    x_ptr, output_ptr, size, stride, KIND: tl.constexpr, BLOCK: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
+    take_turn(EARLY)
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < size
@@ -46,6 +50,13 @@ def _launch(x: torch.Tensor, kind: str) -> torch.Tensor:
     if output.numel():
         block = min(1024, triton.next_power_of_2(size))
         _act_and_mul[(len(x), triton.cdiv(size, block))](
-            x, output, size, x.stride(0), KIND=kind, BLOCK=block, num_warps=4
+            x,
+            output,
+            size,
+            x.stride(0),
+            KIND=kind,
+            BLOCK=block,
+            num_warps=4,
+            **early_launch(),
         )
     return output

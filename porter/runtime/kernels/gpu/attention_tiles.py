@@ -65,13 +65,15 @@ def attend_tiles(
     BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
     PAGE: tl.constexpr, TILE: tl.constexpr,
     MASKED: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr,
-    ALIBI: tl.constexpr, WIDE: tl.constexpr,
+    ALIBI: tl.constexpr, WIDE: tl.constexpr, BULK: tl.constexpr = False,
 ):  # fmt: skip
     """The state of each query row after the keys of positions begin to end.
 
     output: [rows, BLOCK_V] fp32; peak, total, query_positions, slopes: [rows].
     query: [rows, BLOCK_D]. begin is a multiple of TILE. MASKED: whether some row may
-    not see some key of these tiles. WIDE: products of fp32 operands.
+    not see some key of these tiles. WIDE: products of fp32 operands. BULK: key_ptr and
+    value_ptr are tensor descriptors of [blocks, heads, slots, size], and the copy engine
+    loads tiles whole.
     """
     columns = tl.arange(0, BLOCK_D)
     value_columns = tl.arange(0, BLOCK_V)
@@ -79,11 +81,16 @@ def attend_tiles(
     page = tl.load(table_ptr + begin // PAGE, mask=begin < end, other=0)
     for start in range(begin, end, TILE):
         start = tl.multiple_of(start, TILE)
-        pointers = tile_pointers(
-            key_ptr, table_ptr, page, head, start, seq_len, columns, key_stride_block,
-            key_stride_slot, key_stride_head, PAGE, TILE,
-        )  # fmt: skip
-        key = load_tile(pointers, start, seq_len, columns, SIZE, BLOCK_D, TILE, MASKED)
+        if BULK:
+            key = key_ptr.load([page, head, start % PAGE, 0]).reshape(TILE, BLOCK_D)
+        else:
+            pointers = tile_pointers(
+                key_ptr, table_ptr, page, head, start, seq_len, columns,
+                key_stride_block, key_stride_slot, key_stride_head, PAGE, TILE,
+            )  # fmt: skip
+            key = load_tile(
+                pointers, start, seq_len, columns, SIZE, BLOCK_D, TILE, MASKED
+            )
         if WIDE:
             key = key.to(tl.float32)
         scores = tl.dot(query, tl.trans(key), input_precision="ieee")
@@ -112,13 +119,20 @@ def attend_tiles(
         fade = tl.exp2(peak - level)
         total = total * fade + tl.sum(weights, 1)
         output = output * fade[:, None]
-        pointers = tile_pointers(
-            value_ptr, table_ptr, page, head, start, seq_len, value_columns,
-            value_stride_block, value_stride_slot, value_stride_head, PAGE, TILE,
-        )  # fmt: skip
-        value = load_tile(
-            pointers, start, seq_len, value_columns, SIZE_V, BLOCK_V, TILE, MASKED
-        )
+        if BULK:
+            value = value_ptr.load([page, head, start % PAGE, 0])
+            value = value.reshape(TILE, BLOCK_V)
+            if MASKED:  # past the end lies what another sequence left
+                inside = (start + tl.arange(0, TILE) < seq_len)[:, None]
+                value = tl.where(inside, value, 0.0)
+        else:
+            pointers = tile_pointers(
+                value_ptr, table_ptr, page, head, start, seq_len, value_columns,
+                value_stride_block, value_stride_slot, value_stride_head, PAGE, TILE,
+            )  # fmt: skip
+            value = load_tile(
+                pointers, start, seq_len, value_columns, SIZE_V, BLOCK_V, TILE, MASKED
+            )
         if WIDE:
             value = value.to(tl.float32)
         output = tl.dot(weights.to(value.dtype), value, output, input_precision="ieee")

@@ -1,9 +1,14 @@
 """What launchers ask of the device they launch on."""
 
 import functools
+from typing import Any
 
 import torch
+import triton
+import triton.language as tl
 from triton import knobs
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+from triton.runtime import driver
 
 
 def interpreting() -> bool:
@@ -20,3 +25,27 @@ def sm_count(device: torch.device) -> int:
     if device.type != "cuda":
         return 2
     return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+@triton.jit
+def take_turn(EARLY: tl.constexpr):
+    """First thing in a kernel that is launched before the one in front of it has ended.
+
+    What follows sees all that earlier kernels wrote. The next kernel may come and wait
+    likewise, so that launching it costs no time.
+    """
+    if EARLY:
+        gdc_launch_dependents()
+        gdc_wait()
+
+
+def early_launch() -> dict[str, Any]:
+    """Launch options of a kernel that begins with `take_turn`; Hopper and later."""
+    if interpreting() or not _begins_early():
+        return {"EARLY": False}
+    return {"EARLY": True, "launch_pdl": True}
+
+
+@functools.cache
+def _begins_early() -> bool:
+    return int(driver.active.get_current_target().arch) >= 90

@@ -20,11 +20,18 @@ from porter.runtime.kernels.gpu.attention_tiles import (
     attend_tiles,
     finish_rows,
 )
-from porter.runtime.kernels.gpu.device import interpreting, sm_count
+from porter.runtime.kernels.gpu.device import (
+    early_launch,
+    interpreting,
+    sm_count,
+    take_turn,
+)
 from porter.runtime.kernels.paged_attention import AttentionOptions
 
-# No program takes less: a part costs as much to put together as it saves.
-_LEAST_TILES = 2
+# How many parts are put together in the time that a tile is read, inverted.
+_TILES_A_PART = 0.25
+# Tiles for each program below which half of the programs read them all.
+_FEW_TILES = 24
 _MAX_ROWS = 64
 
 
@@ -39,6 +46,41 @@ class DecodeShape:
 
 
 @triton.jit
+def _put_together(
+    parts_ptr, state_ptr, first, last, inside, ROWS: tl.constexpr, BLOCK_V: tl.constexpr
+):  # fmt: skip
+    """The state of a line from its parts, of programs first to last.
+
+    The first part is the one its program began with, of the others the one that its
+    program ended with. They are read past the first level of cache, which may hold
+    what an earlier launch left there, and several ahead.
+    """
+    rows, columns = tl.arange(0, ROWS), tl.arange(0, BLOCK_V)
+    offsets = rows[:, None] * BLOCK_V + columns[None, :]
+    output = tl.zeros([ROWS, BLOCK_V], tl.float32)
+    peak = tl.full([ROWS], float("-inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    for program in tl.range(first, last + 1, num_stages=5):
+        part = 2 * program + (program == first).to(tl.int32)
+        state = state_ptr + part * 2 * ROWS + rows
+        part_peak = tl.load(state, cache_modifier=".cg")
+        part_total = tl.load(state + ROWS, cache_modifier=".cg")
+        part_output = tl.load(
+            parts_ptr + part * ROWS * BLOCK_V + offsets,
+            mask=inside[:, None],
+            other=0.0,
+            cache_modifier=".cg",
+        )
+        new_peak = tl.maximum(peak, part_peak)
+        fade = tl.exp2(peak - new_peak)
+        part_fade = tl.exp2(part_peak - new_peak)
+        total = total * fade + part_total * part_fade
+        output = output * fade[:, None] + part_output * part_fade[:, None]
+        peak = new_peak
+    return output, peak, total
+
+
+@triton.jit(do_not_specialize=["num_seqs", "window", "table_stride"])
 def _decode(
     output_ptr, query_ptr, key_ptr, value_ptr, table_ptr, lens_ptr,
     sinks_ptr, slopes_ptr, parts_ptr, parts_state_ptr, arrived_ptr,
@@ -50,11 +92,13 @@ def _decode(
     SIZE: tl.constexpr, SIZE_V: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
     PAGE: tl.constexpr, TILE: tl.constexpr, BLOCK_SEQS: tl.constexpr,
-    LEAST: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr,
-    ALIBI: tl.constexpr, SINKS: tl.constexpr, WIDE: tl.constexpr,
+    TILES_A_PART: tl.constexpr, FEW: tl.constexpr,
+    WINDOWED: tl.constexpr, CAPPED: tl.constexpr, ALIBI: tl.constexpr,
+    SINKS: tl.constexpr, WIDE: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     GROUPS: tl.constexpr = (GROUP + ROWS - 1) // ROWS
     LINES: tl.constexpr = KV_HEADS * GROUPS  # reads of a sequence's keys
+    take_turn(EARLY)
     seqs = tl.arange(0, BLOCK_SEQS)
     lens = tl.load(lens_ptr + seqs, mask=seqs < num_seqs, other=0)
     tiles = (lens + TILE - 1) // TILE
@@ -63,7 +107,14 @@ def _decode(
     ends = tl.cumsum(tiles, 0) * LINES
     all_tiles = tl.sum(tiles, 0) * LINES
     pid, programs = tl.program_id(0), tl.num_programs(0)
-    share = tl.maximum((all_tiles + programs - 1) // programs, LEAST)
+    if all_tiles < programs * FEW:
+        # Programs that share an SM are for long reads; the first ones have one each.
+        programs = (programs + 1) // 2
+    # A line in n parts is read n times as fast, and takes n times as long to put
+    # together: for few tiles, fewer parts than programs are the quickest.
+    longest = tl.max(tiles, 0).to(tl.float32)
+    least = tl.sqrt(longest * TILES_A_PART).to(tl.int32)
+    share = tl.maximum((all_tiles + programs - 1) // programs, tl.maximum(least, 1))
     at = pid * share
     stop = tl.minimum(at + share, all_tiles)
     seq = tl.sum((ends <= at).to(tl.int32), 0)
@@ -119,7 +170,11 @@ def _decode(
         if not complete:
             # A program has at most one line that it ends and one that it begins.
             part = 2 * pid + (at == line_begin).to(tl.int32)
-            tl.store(parts_ptr + part * ROWS * BLOCK_V + part_offsets, output)
+            tl.store(
+                parts_ptr + part * ROWS * BLOCK_V + part_offsets,
+                output,
+                mask=inside[:, None],
+            )
             tl.store(parts_state_ptr + part * 2 * ROWS + rows, peak)
             tl.store(parts_state_ptr + part * 2 * ROWS + ROWS + rows, total)
             tl.debug_barrier()
@@ -129,24 +184,9 @@ def _decode(
             complete = before == last - first
             if complete:
                 tl.store(counter, 0)  # for the next launch
-                output = tl.zeros([ROWS, BLOCK_V], tl.float32)
-                peak = tl.full([ROWS], float("-inf"), tl.float32)
-                total = tl.zeros([ROWS], tl.float32)
-                for program in range(first, last + 1):
-                    part = 2 * program + (program == first).to(tl.int32)
-                    state = parts_state_ptr + part * 2 * ROWS + rows
-                    part_peak = tl.load(state, cache_modifier=".cg")
-                    part_total = tl.load(state + ROWS, cache_modifier=".cg")
-                    part_output = tl.load(
-                        parts_ptr + part * ROWS * BLOCK_V + part_offsets,
-                        cache_modifier=".cg",
-                    )
-                    new_peak = tl.maximum(peak, part_peak)
-                    fade = tl.exp2(peak - new_peak)
-                    part_fade = tl.exp2(part_peak - new_peak)
-                    total = total * fade + part_total * part_fade
-                    output = output * fade[:, None] + part_output * part_fade[:, None]
-                    peak = new_peak
+                output, peak, total = _put_together(
+                    parts_ptr, parts_state_ptr, first, last, inside, ROWS, BLOCK_V
+                )  # fmt: skip
         if complete:
             output = finish_rows(output, peak, total, sinks_ptr, heads, inside, SINKS)
             offsets = (
@@ -202,11 +242,12 @@ def paged_decode(
         KV_HEADS=kv_heads, GROUP=group, ROWS=rows, SIZE=size, SIZE_V=size_v,
         BLOCK_D=max(16, triton.next_power_of_2(size)), BLOCK_V=block_v,
         PAGE=block_size, TILE=shape.tile,
-        BLOCK_SEQS=triton.next_power_of_2(num_seqs), LEAST=_LEAST_TILES,
+        BLOCK_SEQS=triton.next_power_of_2(num_seqs),
+        TILES_A_PART=_TILES_A_PART, FEW=_FEW_TILES,
         WINDOWED=options.sliding_window is not None,
         CAPPED=bool(options.logits_soft_cap), ALIBI=options.alibi_slopes is not None,
         SINKS=options.sinks is not None, WIDE=wide,
-        num_warps=shape.num_warps, num_stages=shape.num_stages,
+        num_warps=shape.num_warps, num_stages=shape.num_stages, **early_launch(),
     )  # fmt: skip
 
 

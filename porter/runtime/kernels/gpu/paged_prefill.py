@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 import triton
 import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from porter.runtime.kernels.gpu.attention_tiles import (
     LOG2E,
@@ -21,7 +22,7 @@ from porter.runtime.kernels.gpu.device import interpreting
 from porter.runtime.kernels.paged_attention import AttentionOptions
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["window", "table_stride"])
 def _prefill(
     output_ptr, query_ptr, key_ptr, value_ptr, table_ptr, lens_ptr, starts_ptr,
     work_ptr, sinks_ptr, slopes_ptr, scale, cap, window,
@@ -33,7 +34,7 @@ def _prefill(
     BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
     PAGE: tl.constexpr, TILE: tl.constexpr,
     WINDOWED: tl.constexpr, CAPPED: tl.constexpr,
-    ALIBI: tl.constexpr, SINKS: tl.constexpr, WIDE: tl.constexpr,
+    ALIBI: tl.constexpr, SINKS: tl.constexpr, WIDE: tl.constexpr, BULK: tl.constexpr,
 ):  # fmt: skip
     head, work = tl.program_id(0), tl.program_id(1)
     seq = tl.load(work_ptr + 2 * work).to(tl.int64)
@@ -85,7 +86,7 @@ def _prefill(
             key_stride_block, key_stride_slot, key_stride_head,
             value_stride_block, value_stride_slot, value_stride_head,
             SIZE, SIZE_V, BLOCK_D, BLOCK_V, PAGE, TILE,
-            True, WINDOWED, CAPPED, ALIBI, WIDE,
+            True, WINDOWED, CAPPED, ALIBI, WIDE, BULK,
         )  # fmt: skip
     output, peak, total = attend_tiles(
         output, peak, total, query, positions, slopes,
@@ -94,7 +95,7 @@ def _prefill(
         key_stride_block, key_stride_slot, key_stride_head,
         value_stride_block, value_stride_slot, value_stride_head,
         SIZE, SIZE_V, BLOCK_D, BLOCK_V, PAGE, TILE,
-        False, WINDOWED, CAPPED, ALIBI, WIDE,
+        False, WINDOWED, CAPPED, ALIBI, WIDE, BULK,
     )  # fmt: skip
     output, peak, total = attend_tiles(
         output, peak, total, query, positions, slopes,
@@ -103,7 +104,7 @@ def _prefill(
         key_stride_block, key_stride_slot, key_stride_head,
         value_stride_block, value_stride_slot, value_stride_head,
         SIZE, SIZE_V, BLOCK_D, BLOCK_V, PAGE, TILE,
-        True, WINDOWED, CAPPED, ALIBI, WIDE,
+        True, WINDOWED, CAPPED, ALIBI, WIDE, BULK,
     )  # fmt: skip
     heads = tl.zeros([BLOCK_M], tl.int32) + head
     output = finish_rows(output, peak, total, sinks_ptr, heads, inside, SINKS)
@@ -125,6 +126,7 @@ class PrefillShape:
     tile: int
     num_warps: int
     num_stages: int
+    max_registers: int | None = None
 
 
 def prefill_shape(longest: int, size: int, wide: bool) -> PrefillShape:
@@ -137,6 +139,8 @@ def prefill_shape(longest: int, size: int, wide: bool) -> PrefillShape:
         return PrefillShape(64, 64, 8, 2) if size > 128 else PrefillShape(64, 64, 4, 3)
     if size > 128:
         return PrefillShape(128, 32, 8, 2)
+    if size == 128:  # two programs an SM: one computes while the other waits
+        return PrefillShape(128, 64, 8, 2, max_registers=128)
     return PrefillShape(128, 64, 8, 3)
 
 
@@ -161,9 +165,19 @@ def paged_prefill(
     """
     num_heads, size = query.shape[1:]
     block_size, kv_heads, size_v = value_cache.shape[1:]
+    wide = query.dtype == torch.float32 or interpreting()
+    bulk = _can_load_whole(key_cache, value_cache, shape.tile) and not wide
+    tiles = [
+        _descriptor(cache, shape.tile) if bulk else cache
+        for cache in (key_cache, value_cache)
+    ]
+    plain = options.plain and not options.sliding_window
+    limits = {}
+    if bulk and plain and options.alibi_slopes is None and shape.max_registers:
+        limits["maxnreg"] = shape.max_registers
     fold = options.scale if options.logits_soft_cap else options.scale * LOG2E.value
     _prefill[(num_heads, len(work))](
-        output, query, key_cache, value_cache, block_tables, seq_lens,
+        output, query, *tiles, block_tables, seq_lens,
         query_start_loc, work, options.sinks, options.alibi_slopes,
         fold, options.logits_soft_cap or 0.0, options.sliding_window or 0,
         query.stride(0), query.stride(1), output.stride(0), output.stride(1),
@@ -175,9 +189,30 @@ def paged_prefill(
         WINDOWED=options.sliding_window is not None,
         CAPPED=bool(options.logits_soft_cap), ALIBI=options.alibi_slopes is not None,
         SINKS=options.sinks is not None,
-        WIDE=query.dtype == torch.float32 or interpreting(),
-        num_warps=shape.num_warps, num_stages=shape.num_stages,
+        WIDE=wide, BULK=bulk,
+        num_warps=shape.num_warps, num_stages=shape.num_stages, **limits,
     )  # fmt: skip
+
+
+def _can_load_whole(
+    key_cache: torch.Tensor, value_cache: torch.Tensor, tile: int
+) -> bool:
+    """Whether a tile is one box of the copy engine: inside a block, of a head whose
+    size is a power of two, at addresses that are multiples of 16 bytes."""
+    for cache in (key_cache, value_cache):
+        size = cache.shape[-1]
+        aligned = all(
+            stride * cache.element_size() % 16 == 0 for stride in cache.stride()[:3]
+        )
+        if cache.shape[1] % tile or size & (size - 1) or size > 128 or not aligned:
+            return False
+    return True
+
+
+def _descriptor(cache: torch.Tensor, tile: int) -> TensorDescriptor:
+    by_head = cache.transpose(1, 2)
+    box = [1, 1, tile, cache.shape[-1]]
+    return TensorDescriptor(by_head, list(by_head.shape), list(by_head.stride()), box)
 
 
 def plan_work(

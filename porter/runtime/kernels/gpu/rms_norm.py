@@ -4,14 +4,18 @@ import torch
 import triton
 import triton.language as tl
 
+from porter.runtime.kernels.gpu.device import early_launch, take_turn
 
-@triton.jit
+
+@triton.jit(do_not_specialize=["num_rows", "inner_rows", "variance_size"])
 def _rms_norm(
     x_ptr, residual_ptr, weight_ptr, output_ptr, total_ptr, num_rows, inner_rows,
     stride_outer, stride_inner, eps, variance_size,
     SIZE: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
     ADD: tl.constexpr, WEIGHT: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
+    take_turn(EARLY)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     columns = tl.arange(0, BLOCK)
     inside = (rows < num_rows)[:, None] & (columns < SIZE)[None, :]
@@ -84,7 +88,7 @@ def _launch(
         x.stride(0) if x.dim() > 1 else size, x.stride(1) if x.dim() == 3 else 0, eps,
         size if variance_size is None else variance_size,
         SIZE=size, BLOCK=block, ROWS=at_once, ADD=residual is not None,
-        WEIGHT=weight is not None, num_warps=_warps(block * at_once),
+        WEIGHT=weight is not None, num_warps=_warps(block * at_once), **early_launch(),
     )  # fmt: skip
 
 

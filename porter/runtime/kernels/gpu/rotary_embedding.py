@@ -4,6 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
+from porter.runtime.kernels.gpu.device import early_launch, take_turn
 from porter.runtime.kernels.gpu.store_kv import store_heads
 
 
@@ -45,7 +46,7 @@ def _copy_rest(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["query_heads", "key_heads"])
 def _rotate(
     positions_ptr, query_ptr, key_ptr, value_ptr, table_ptr, query_out_ptr, key_out_ptr,
     key_cache_ptr, value_cache_ptr, slots_ptr, query_heads, key_heads,
@@ -57,7 +58,9 @@ def _rotate(
     BLOCK: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_HALF: tl.constexpr,
     NEOX: tl.constexpr, QUERY_PROGRAMS: tl.constexpr, HEADS: tl.constexpr,
     STORE: tl.constexpr, PAGE: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
+    take_turn(EARLY)
     row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     position = tl.load(positions_ptr + row).to(tl.int64)
     pairs = tl.arange(0, BLOCK_HALF)
@@ -175,6 +178,7 @@ def _launch(
         return
     query = query.view(tokens, -1, size)
     key = query[:, :0] if key is None else key.view(tokens, -1, size)
+    rotated_key = rotated if rotated_key is None else rotated_key  # not written then
     value, key_cache, value_cache, slots = store or (None, None, None, None)
     heads = max(1, 1024 // triton.next_power_of_2(size))
     programs = [triton.cdiv(x.shape[1], heads) for x in (query, key)]
@@ -191,5 +195,5 @@ def _launch(
         BLOCK_V=triton.next_power_of_2(size_v),
         BLOCK_HALF=triton.next_power_of_2(half), NEOX=neox,
         QUERY_PROGRAMS=programs[0], HEADS=heads, STORE=store is not None,
-        PAGE=1 if key_cache is None else key_cache.shape[1], num_warps=2,
+        PAGE=1 if key_cache is None else key_cache.shape[1], num_warps=2, **early_launch(),
     )  # fmt: skip

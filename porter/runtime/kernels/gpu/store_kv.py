@@ -4,6 +4,8 @@ import torch
 import triton
 import triton.language as tl
 
+from porter.runtime.kernels.gpu.device import early_launch, take_turn
+
 
 @triton.jit
 def store_heads(
@@ -24,7 +26,7 @@ def store_heads(
     tl.store(pointers, x.to(cache_ptr.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["heads"])
 def _store_kv(
     key_ptr, value_ptr, key_cache_ptr, value_cache_ptr, slots_ptr, heads,
     key_stride_row, key_stride_head, value_stride_row, value_stride_head,
@@ -32,7 +34,9 @@ def _store_kv(
     vc_stride_block, vc_stride_slot, vc_stride_head,
     PAGE: tl.constexpr, SIZE: tl.constexpr, SIZE_V: tl.constexpr,
     BLOCK: tl.constexpr, BLOCK_V: tl.constexpr, HEADS: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
+    take_turn(EARLY)
     row = tl.program_id(0).to(tl.int64)
     first_head = tl.program_id(1) * HEADS
     slot = tl.load(slots_ptr + row).to(tl.int64)
@@ -69,5 +73,5 @@ def store_kv(
         *key.stride()[:2], *value.stride()[:2],
         *key_cache.stride()[:3], *value_cache.stride()[:3],
         PAGE=key_cache.shape[1], SIZE=size, SIZE_V=size_v, BLOCK=block,
-        BLOCK_V=block_v, HEADS=at_once, num_warps=4,
+        BLOCK_V=block_v, HEADS=at_once, num_warps=4, **early_launch(),
     )  # fmt: skip

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_row", "num_rows"])
 def _vocab_embedding(
     ids_ptr, weight_ptr, output_ptr, first_row, num_rows, size, stride,
     BLOCK: tl.constexpr,
