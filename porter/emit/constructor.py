@@ -150,6 +150,11 @@ class Constructor:
         add(f"self.num_heads = self.total_num_heads // {tp}")
         self._remember(a["num_heads"], "self.total_num_heads")
         add(f"self.total_num_kv_heads = {self.number(a['num_kv_heads'])}")
+        if a.get("kv_by_columns") and not same(a["num_heads"], a["num_kv_heads"]):
+            add(f"if self.total_num_kv_heads % {tp} != 0:")
+            add("    raise ValueError(")
+            add('        "key and value heads must divide by the tensor parallel size"')
+            add("    )")
         add(f"self.num_kv_heads = max(1, self.total_num_kv_heads // {tp})")
         if "kv" in gathers:
             add(f"self.num_kv_head_replicas = max(1, {tp} // self.total_num_kv_heads)")

@@ -69,6 +69,10 @@ class PlaceParallel(Transform):
                     self._place(
                         end, "ColumnParallelLinear", f"it makes attention's {name}"
                     )
+                    # Cut by columns, a head can't be on two ranks: the port says so.
+                    attend.attrs["kv_by_columns"] = bool(i) or attend.attrs.get(
+                        "kv_by_columns", False
+                    )
             if region.mixing:
                 self._full_axis(region, attend, i)
             else:
