@@ -3,10 +3,11 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
+VLLM := .venv/.vllm
 # Tiny models, where a second thread costs more than it gives.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test figures clean
+.PHONY: demo test vllm figures clean
 
 demo: $(STAMP)
 	@mkdir -p demo
@@ -15,8 +16,10 @@ demo: $(STAMP)
 	@echo
 	@echo "The port is demo/opt.py; what was done and why is in demo/opt.json."
 
-test: $(STAMP)
+test: $(STAMP) $(VLLM)
 	$(BIN)/python -m pytest -n auto --dist loadgroup
+
+vllm: $(STAMP) $(VLLM)
 
 figures: $(STAMP)
 	@mkdir -p demo
@@ -31,6 +34,14 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# The real vLLM on the CPU, for `--engine vllm`. It is built for the torch that is here.
+# Three packages that it brings along are CUDA builds, which break the import of
+# transformers beside a torch for CPUs; vLLM runs without them.
+$(VLLM): $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,vllm]'
+	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 
 clean:

@@ -33,6 +33,7 @@ def main() -> int:
     parser.add_argument("--engine", choices=list(DEFAULT), default="porter")
     parser.add_argument("--setup", nargs="+", choices=list(SETUPS), metavar="SETUP")
     parser.add_argument("--only", default="", help="configs whose name has these words")
+    parser.add_argument("--configs", type=int, metavar="N", help="at most, a model")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
@@ -49,6 +50,7 @@ def main() -> int:
             workers=arguments.workers,
             engine=arguments.engine,
             only=arguments.only,
+            most=arguments.configs,
             finished=lambda done: say(done, sys.stderr),
         )
     )

@@ -52,11 +52,13 @@ def run_matrix(
     workers: int,
     engine: str = "porter",
     only: str = "",
+    most: int | None = None,
     finished: Callable[[str], None] = lambda done: None,
 ) -> list[Row]:
     """Rows of all configs of the models, in order; configs run beside each other.
 
-    only: a part of the names of the configs to run. finished(words) after each config.
+    only: a part of the names of the configs to run. most: the number of configs of a
+    model to run. finished(words) after each config.
     """
     import torch
     import transformers  # noqa: F401  imported once, before the processes are forked
@@ -65,7 +67,11 @@ def run_matrix(
 
     torch.set_num_threads(1)
     check_engine(engine)  # which imports vLLM once, too
-    items = [(m, c) for m in models for c in CONFIGS[m] if only in c]
+    items = [
+        (model, config)
+        for model in models
+        for config in [name for name in CONFIGS[model] if only in name][:most]
+    ]
     found: dict[int, list[Row]] = {}
 
     def work(item: tuple[str, str]) -> list[Row]:
