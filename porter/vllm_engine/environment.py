@@ -28,6 +28,18 @@ SETTINGS = {
     "TORCHINDUCTOR_COMPILE_THREADS": "1",
 }
 
+# What vLLM imports when its first engine starts. Imported here, processes forked from
+# this one have it: `zoo` forks one for each model.
+FIRST_ENGINE = (
+    "vllm.entrypoints.llm",
+    "vllm.v1.engine.llm_engine",
+    "vllm.v1.engine.core",
+    "vllm.v1.executor.multiproc_executor",
+    "vllm.v1.executor.uniproc_executor",
+    "vllm.v1.worker.gpu_model_runner",
+    "porter.vllm_engine.loading",
+)
+
 HOW_TO_INSTALL = "no vLLM is installed beside porter; the README says how to install it"
 
 
@@ -47,7 +59,10 @@ def require_vllm() -> Any:
         os.environ.setdefault(name, value)
     with keep_quiet() as log:
         try:
-            return importlib.import_module("vllm")
+            vllm = importlib.import_module("vllm")
+            for name in FIRST_ENGINE:
+                importlib.import_module(name)
+            return vllm
         except Exception as error:  # whatever its many dependencies raise
             raise CannotRun(
                 f"--engine vllm: vLLM can't be imported: {log.cause(error)}"

@@ -1,7 +1,8 @@
 """vLLM with a port as its model, behind the methods of the bundled runtime's `LLM`."""
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -57,6 +58,7 @@ class VllmLLM:
     ) -> None:
         self._vllm = require_vllm()
         self._open = ExitStack()
+        self._compiled = compiled
         port = Path(port)
         architecture = architecture_of(port)
         arguments: dict[str, Any] = {
@@ -75,6 +77,7 @@ class VllmLLM:
         }
         with keep_quiet() as self._log:
             try:
+                self._open.enter_context(without_old_garbage())
                 self._open.enter_context(registered({architecture: port}))
                 self._llm = self._vllm.LLM(**arguments)
                 self._open.callback(self._end)
@@ -82,6 +85,7 @@ class VllmLLM:
             except Exception as error:  # vLLM raises what it likes
                 cause = self._log.cause(error)
                 self._open.close()
+                self._vllm.distributed.cleanup_dist_env_and_memory()
                 raise CannotRun(f"vLLM can't run {port}: {cause}") from error
         self._check_class(port, architecture)
 
@@ -187,13 +191,11 @@ class VllmLLM:
 
     def _end(self) -> None:
         """Leave the process as it was, for the next engine in it."""
-        from vllm.distributed import cleanup_dist_env_and_memory
-
         self._llm.llm_engine.engine_core.shutdown()
         del self._llm
-        cleanup_dist_env_and_memory()
-        # Guards are off in vLLM, so a graph of this model would serve the next one.
-        torch._dynamo.reset()
+        if self._compiled:
+            # Guards are off in vLLM: a graph of this model would serve the next one.
+            torch._dynamo.reset()
 
     def __enter__(self) -> Self:
         return self
@@ -205,6 +207,20 @@ class VllmLLM:
         trace: TracebackType | None,
     ) -> None:
         self.shutdown()
+
+
+@contextmanager
+def without_old_garbage() -> Iterator[None]:
+    """What exists already is no garbage while the engine lives.
+
+    vLLM collects some ten times as it starts and ends, and beside its imports that is
+    most of the time that a tiny model takes.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def fixed_arguments() -> dict[str, Any]:
