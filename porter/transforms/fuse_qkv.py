@@ -32,7 +32,7 @@ class FuseQkv(Transform):
             ends = [r.ends[0] for r in regions]
             if all(is_op(e, "linear") for e in ends):
                 if len({id(e) for e in ends}) == 3:
-                    self._fuse_separate(attend, ends)
+                    self._fuse_separate(attend, ends, regions)
                 elif ends[0] is ends[1] is ends[2]:
                     self._fuse_packed(attend, ends[0], regions)
 
@@ -55,11 +55,14 @@ class FuseQkv(Transform):
 
     # -- separate projections
 
-    def _fuse_separate(self, attend: Node, linears: list[Node]) -> None:
+    def _fuse_separate(
+        self, attend: Node, linears: list[Node], regions: list[HeadRegion]
+    ) -> None:
         users = self.users()
         modules: list[Module] = [n.attrs["module"] for n in linears]
-        if any(len(users[n.id]) != 1 for n in linears):
-            return
+        for linear, region in zip(linears, regions, strict=True):
+            if any(reader not in region.nodes for reader in users[linear.id]):
+                return
         if any(n.args[0] is not linears[0].args[0] for n in linears):
             return
         if any(n.frame is not linears[0].frame for n in linears):

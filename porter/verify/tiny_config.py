@@ -68,6 +68,7 @@ _EXPERTS = {
     "num_experts": 8,
     "num_local_experts": 8,
     "n_routed_experts": 8,
+    "n_shared_experts": 2,
     "moe_num_experts": 8,
     "num_experts_per_tok": 2,
     "num_experts_per_token": 2,
