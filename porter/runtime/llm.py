@@ -16,6 +16,7 @@ from porter.runtime.engine import Engine
 from porter.runtime.hf_config import make_vllm_config
 from porter.runtime.layers.activation import GeluAndMul, SiluAndMul
 from porter.runtime.layers.attention import Attention
+from porter.runtime.layers.fused_moe import MoERunner
 from porter.runtime.layers.layernorm import GemmaRMSNorm, LayerNorm, RMSNorm
 from porter.runtime.layers.rotary_embedding import RotaryEmbedding
 from porter.runtime.layers.rotary_embedding.longrope import LongRotaryEmbedding
@@ -32,6 +33,7 @@ _FUSED: dict[str, tuple[type[nn.Module], ...]] = {
     "gate_up": (MergedColumnParallelLinear,),
     "act_and_mul": (SiluAndMul, GeluAndMul),
     "rms_norm": (RMSNorm, GemmaRMSNorm),
+    "experts": (MoERunner,),
     "layer_norm": (LayerNorm,),
     "rope": (RotaryEmbedding, LongRotaryEmbedding),
     "attention": (Attention,),
@@ -64,6 +66,7 @@ class LLM:
         dtype: str = "float32",
         tensor_parallel_size: int = 1,
         pipeline_parallel_size: int = 1,
+        enable_expert_parallel: bool = False,
         max_num_batched_tokens: int | None = None,
         max_num_seqs: int | None = None,
         block_size: int | None = None,
@@ -97,6 +100,7 @@ class LLM:
             "dtype": _torch_dtype(dtype),
             "tensor_parallel_size": tensor_parallel_size,
             "pipeline_parallel_size": pipeline_parallel_size,
+            "enable_expert_parallel": enable_expert_parallel,
             "max_num_batched_tokens": max_num_batched_tokens,
             "max_num_seqs": max_num_seqs,
             "block_size": block_size,

@@ -14,9 +14,13 @@ from porter.verify.trace import Trace, generate
 
 CHUNK = 13  # tokens a step: less than most prompts, not a divisor of their lengths
 
-TWO_RANKS = {
+TWO_RANKS: dict[str, dict[str, Any]] = {
     "tp2": {"tensor_parallel_size": 2},
     "pp2": {"pipeline_parallel_size": 2},
+}
+# A mixture of experts can have its experts spread whole, besides being sharded.
+EXPERT_RANKS: dict[str, dict[str, Any]] = {
+    "ep2": {"tensor_parallel_size": 2, "enable_expert_parallel": True},
 }
 
 
@@ -29,6 +33,7 @@ def check_invariances(
     two_ranks: bool = True,
     schedules: bool = True,
     compiled: bool = False,
+    experts: bool = False,
 ) -> dict[str, bool]:
     """Run the prompts of `traces` again under other schedules and on two ranks.
 
@@ -36,6 +41,7 @@ def check_invariances(
     name -> held. `tp2` and `pp2` are left out where the model can't be split so, or
     where `traces` are from several ranks themselves. schedules: whether to try other
     ones. compiled: whether to run under torch.compile too, which the engine must have.
+    experts: whether there are any to spread, whole, over two ranks (`ep2`).
     """
     held = {}
     if schedules:
@@ -47,7 +53,7 @@ def check_invariances(
     if compiled:
         held["compiled"] = _compiled(make_engine, traces, tolerance, tp)
     if two_ranks and tp == 1:
-        for name, options in TWO_RANKS.items():
+        for name, options in {**TWO_RANKS, **(EXPERT_RANKS if experts else {})}.items():
             split = _two_ranks(make_engine, traces, tolerance, options)
             if split is not None:
                 held[name] = split
@@ -89,7 +95,7 @@ def _two_ranks(
     make_engine: MakeEngine,
     traces: list[Trace],
     tolerance: float,
-    options: dict[str, int],
+    options: dict[str, Any],
 ) -> bool | None:
     try:
         engine = make_engine(**options)
