@@ -150,7 +150,7 @@ SURFACE: dict[str, dict[str, Any]] = {
     f"{_LAYERS}.attention.attention": _names(attention, ("Attention",)),
     "vllm.v1.attention.backend": _names(attention, ("AttentionType",)),
     f"{_LAYERS}.fused_moe": _names(
-        fused_moe, ("FusedMoEFactory", "MoERunner", "RoutedExperts")
+        fused_moe, ("FusedMoEFactory",)
     ),
     f"{_LAYERS}.layernorm": _names(layernorm, ("GemmaRMSNorm", "LayerNorm", "RMSNorm")),
     f"{_LAYERS}.linear": {

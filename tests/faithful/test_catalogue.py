@@ -7,7 +7,7 @@ import pytest
 from tests.faithful.catalogue import CATALOGUE, HANDFUL
 from tests.faithful.mutation import Mutation, NotPinned
 from tests.faithful.reference import original_logits, reference
-from tests.reference.sources import SIX, SOURCES, source_text
+from tests.reference.sources import SIX, SOURCES, SPARSE, source_text
 from tests.reference.tiny import rel_rmse
 
 VISIBLE = 1e-3
@@ -26,6 +26,7 @@ def test_catalogue_is_large_enough() -> None:
     assert len(mixers) >= 10
     assert {m.model for m in changes} == set(SOURCES)
     assert {m.model for m in mixers} >= set(SIX)
+    assert len([m for m in changes if m.model in SPARSE]) >= 20
     assert set(HANDFUL) <= {m.name for m in changes if m.tp2}
 
 

@@ -1,4 +1,4 @@
-"""The six real sources that the suites change, and a changed text as a live module."""
+"""The real sources that the suites change, and a changed text as a live module."""
 
 import importlib.util
 import itertools
@@ -34,6 +34,7 @@ SIX = {
 }
 
 
+<<<<<<< HEAD
 # decoders that write their own attention or positions
 OWN_ATTENTION = {
     model.model_type: model
@@ -48,7 +49,19 @@ OWN_ATTENTION = {
         SourceModel("openai", "OpenAIGPTLMHeadModel", "OpenAIGPTConfig"),
     )
 }
-SOURCES = SIX | OWN_ATTENTION
+
+=======
+# Mixtures of experts and latent attention, of which some changes are judged as well.
+SPARSE = {
+    model.model_type: model
+    for model in (
+        SourceModel("mixtral", "MixtralForCausalLM", "MixtralConfig"),
+        SourceModel("glm4_moe", "Glm4MoeForCausalLM", "Glm4MoeConfig"),
+        SourceModel("youtu", "YoutuForCausalLM", "YoutuConfig"),
+    )
+}
+SOURCES = SIX | OWN_ATTENTION | SPARSE
+>>>>>>> c4b1ce6 (Changes of routers, experts and latent attention that are followed or refused)
 
 
 @cache

@@ -95,6 +95,7 @@ TINY: dict[str, dict[str, Any]] = {
         "eos_token_id": 2,
     },
     "olmo2": {**_GQA, "attention_bias": False},
+<<<<<<< HEAD
     "gpt2": {**_GPT, "n_inner": 96, "scale_attn_by_inverse_layer_idx": True},
     "bloom": {
         "vocab_size": VOCAB,
@@ -136,6 +137,39 @@ TINY: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
     },
     "openai": {**_GPT, "afn": "relu"},
+=======
+    "mixtral": {
+        **{k: v for k, v in _GQA.items() if k != "attention_bias"},
+        "num_local_experts": 6,
+        "num_experts_per_tok": 2,
+        "sliding_window": 12,
+    },
+    "glm4_moe": {
+        **_GQA,
+        "head_dim": 32,
+        "use_qk_norm": True,
+        "moe_intermediate_size": 48,
+        "n_routed_experts": 8,
+        "n_shared_experts": 1,
+        "num_experts_per_tok": 2,
+        "n_group": 2,
+        "topk_group": 1,
+        "norm_topk_prob": True,
+        "routed_scaling_factor": 1.5,
+        "first_k_dense_replace": 1,
+        "rope_parameters": {**_ROPE, "partial_rotary_factor": 0.5},
+    },
+    "youtu": {
+        **_GQA,
+        "num_key_value_heads": 4,
+        "q_lora_rank": 24,
+        "kv_lora_rank": 32,
+        "qk_rope_head_dim": 16,
+        "qk_nope_head_dim": 32,
+        "v_head_dim": 24,
+        "attention_bias": False,
+    },
+>>>>>>> c4b1ce6 (Changes of routers, experts and latent attention that are followed or refused)
 }
 
 
@@ -147,6 +181,7 @@ def tiny_config(model_type: str, overrides: Mapping[str, Any] | None = None) -> 
     config = cls(**{**TINY[model_type], **(overrides or {})})
     config.architectures = [SOURCES[model_type].causal_lm]
     config._attn_implementation = "eager"
+    config._experts_implementation = "eager"  # the file's own loop
     config.dtype = torch.float32
     return config
 
@@ -184,13 +219,19 @@ def build(
     return model
 
 
-def stored_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters by the names that a checkpoint holds: of tied ones, the source's."""
+def stored_parameters(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and kept buffers by the names that a checkpoint holds: of tied ones, the
+    source's."""
     tied: Any = model._tied_weights_keys if model.config.tie_word_embeddings else {}
+    kept = model.state_dict(keep_vars=True)
+    buffers = [
+        (name, buffer)
+        for name, buffer in model.named_buffers()
+        if name in kept and buffer.is_floating_point()
+    ]
+    parameters = model.named_parameters(remove_duplicate=False)
     return {
-        name: parameter
-        for name, parameter in model.named_parameters(remove_duplicate=False)
-        if name not in tied
+        name: tensor for name, tensor in (*parameters, *buffers) if name not in tied
     }
 
 

@@ -1,9 +1,11 @@
-"""The catalogue: one-place changes of the six real sources, one module a kind."""
+"""The catalogue: one-place changes of real sources, one module a kind."""
 
 from tests.faithful.catalogue import (
     attention,
     controls,
+    experts,
     head,
+    latent,
     mlp,
     norm,
     own_attention,
@@ -21,6 +23,8 @@ CATALOGUE: tuple[Mutation, ...] = (
     *own_attention.CASES,
     *residual.CASES,
     *mlp.CASES,
+    *experts.CASES,
+    *latent.CASES,
     *head.CASES,
     *traps.CASES,
     *tokens.CASES,
@@ -35,4 +39,6 @@ HANDFUL = (
     "mlp-normed-between",
     "mlp-activation-after",
     "logits-log-softmax",
+    "expert-halves-swapped",
+    "latent-normed-twice",
 )

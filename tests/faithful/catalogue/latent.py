@@ -1,0 +1,62 @@
+"""Latent attention: what is compressed, rotated, expanded, cached."""
+
+from functools import partial
+
+from tests.faithful.mutation import Mutation
+
+attend = partial(Mutation, kind="latent", model="youtu", where="YoutuAttention.forward")
+expand = partial(
+    Mutation, kind="latent", model="youtu", where="YoutuAttention.expand_kv"
+)
+NORMED = "kv_nope = self.kv_a_layernorm(kv_nope)"
+EXPANDED = "self.kv_b_proj(kv_nope)"
+
+CASES = (
+    attend("latent-not-normed", edits=((NORMED, "pass"),)),
+    attend("latent-normed-twice", edits=((NORMED, f"{NORMED}\n{NORMED}"),), tp2=True),
+    attend(
+        "latent-key-not-rotated",
+        edits=(
+            (
+                "query_states = torch.cat((q_pass, q_rot), dim=-1)",
+                "query_states = torch.cat((q_pass, q_rot * 2), dim=-1)",
+            ),
+        ),
+    ),
+    attend(
+        "latent-query-parts-swapped",
+        edits=(
+            (
+                "torch.cat((q_pass, q_rot), dim=-1)",
+                "torch.cat((q_rot, q_pass), dim=-1)",
+            ),
+        ),
+    ),
+    expand("latent-expanded-squared", edits=((EXPANDED, f"{EXPANDED}.square()"),)),
+    expand(
+        "latent-values-first",
+        edits=(
+            (
+                "k_nope, value_states = torch.split(kv_nope, [self.qk_nope_head_dim, self.v_head_dim], dim=-1)",
+                "value_states, k_nope = torch.split(kv_nope, [self.v_head_dim, self.qk_nope_head_dim], dim=-1)",
+            ),
+        ),
+        tp2=True,
+    ),
+    expand(
+        "latent-shared-key-halved",
+        edits=(
+            (
+                "k_rot.expand(-1, k_nope.shape[1], -1, -1)",
+                "0.5 * k_rot.expand(-1, k_nope.shape[1], -1, -1)",
+            ),
+        ),
+    ),
+    expand(
+        "latent-less-the-mean",
+        edits=(
+            (EXPANDED, "self.kv_b_proj(kv_nope - kv_nope.mean(dim=2, keepdim=True))"),
+        ),
+        mixes_tokens=True,
+    ),
+)
