@@ -149,9 +149,7 @@ SURFACE: dict[str, dict[str, Any]] = {
     f"{_LAYERS}.attention": _names(attention, ("Attention",)),
     f"{_LAYERS}.attention.attention": _names(attention, ("Attention",)),
     "vllm.v1.attention.backend": _names(attention, ("AttentionType",)),
-    f"{_LAYERS}.fused_moe": _names(
-        fused_moe, ("FusedMoEFactory",)
-    ),
+    f"{_LAYERS}.fused_moe": _names(fused_moe, ("FusedMoEFactory",)),
     f"{_LAYERS}.layernorm": _names(layernorm, ("GemmaRMSNorm", "LayerNorm", "RMSNorm")),
     f"{_LAYERS}.linear": {
         **_names(linear, _LINEARS),
