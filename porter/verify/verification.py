@@ -209,13 +209,10 @@ def verify_subject(
             traces,
             tolerance,
             tp=tp,
-<<<<<<< HEAD
             two_ranks=two_ranks and not in_vllm,
             schedules=not in_vllm or tp * pp == 1,
             compiled=in_vllm,
-=======
             experts=bool(fused.get("experts")),
->>>>>>> 68cab87 (Expert parallel on the bundled runtime; tests of its experts)
         )
         failures += [f"not the same with {name}" for name, ok in held.items() if not ok]
     return VerifyResult(

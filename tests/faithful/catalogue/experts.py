@@ -19,6 +19,7 @@ RENORMED = "router_top_value /= router_top_value.sum(dim=-1, keepdim=True)"
 GATED = "self.act_fn(gate) * up"
 WEIGHTED = "current_hidden_states * top_k_weights[token_idx, top_k_pos, None]"
 SHARED = "hidden_states + self.shared_experts(residuals)"
+PAIRS = "top_k_pos, token_idx = torch.where(expert_mask[expert_idx])"
 HIT = "torch.greater(expert_mask.sum(dim=(-1, -2)), 0).nonzero()"
 
 CASES = (
@@ -40,11 +41,12 @@ CASES = (
         edits=(("self.top_k, dim=-1)", "self.top_k, dim=-1, largest=False)"),),
     ),
     route(
-        "route-softmax-behind-topk",
+        "route-softmax-behind-topk-is-the-same",
         edits=(
             (SOFTMAX, "router_logits.float()"),
             (RENORMED, "router_top_value = router_top_value.softmax(-1)"),
         ),
+        control=True,
     ),
     route(
         "route-one-less", edits=(("self.top_k, dim=-1)", "self.top_k - 1, dim=-1)"),)
@@ -54,7 +56,8 @@ CASES = (
         edits=(
             (
                 "router_scores = router_top_value",
-                "router_scores = router_top_value\nrouter_indices = (router_indices + 1) % self.num_experts",
+                "router_scores = router_top_value\n"
+                "router_indices = (router_indices + 1) % self.num_experts",
             ),
         ),
     ),
@@ -80,7 +83,7 @@ CASES = (
         tp2=True,
     )
     if False
-    else groups("groups-masked-with-zero", edits=(('float("-inf")', "0.0"),), tp2=True),
+    else groups("groups-masked-with-one", edits=(('float("-inf")', "1.0"),), tp2=True),
     groups(
         "groups-biased-weights",
         edits=(
@@ -168,8 +171,8 @@ CASES = (
         "expert-second-slot-halved",
         edits=(
             (
-                "top_k_pos, token_idx = torch.where(expert_mask[expert_idx])",
-                "top_k_pos, token_idx = torch.where(expert_mask[expert_idx])\ntop_k_pos = top_k_pos * 0",
+                PAIRS,
+                f"{PAIRS}\ntop_k_pos = top_k_pos * 0",
             ),
         ),
         expressible=False,

@@ -10,6 +10,14 @@ expand = partial(
 )
 NORMED = "kv_nope = self.kv_a_layernorm(kv_nope)"
 EXPANDED = "self.kv_b_proj(kv_nope)"
+SPLIT = (
+    "k_nope, value_states = "
+    "torch.split(kv_nope, [self.qk_nope_head_dim, self.v_head_dim], dim=-1)"
+)
+SWAPPED = (
+    "value_states, k_nope = "
+    "torch.split(kv_nope, [self.v_head_dim, self.qk_nope_head_dim], dim=-1)"
+)
 
 CASES = (
     attend("latent-not-normed", edits=((NORMED, "pass"),)),
@@ -37,8 +45,8 @@ CASES = (
         "latent-values-first",
         edits=(
             (
-                "k_nope, value_states = torch.split(kv_nope, [self.qk_nope_head_dim, self.v_head_dim], dim=-1)",
-                "value_states, k_nope = torch.split(kv_nope, [self.v_head_dim, self.qk_nope_head_dim], dim=-1)",
+                SPLIT,
+                SWAPPED,
             ),
         ),
         tp2=True,
