@@ -47,7 +47,8 @@ def _roles(plan: ExpertWeights, target: str, operations, count: int):
         path = ".".join("0" if step == "*" else step for step in stored)
         if not ("." + path).endswith("." + target.lstrip(".")):
             continue
-        if plan.transposed or plan.split:
+        kinds = {kind for kind, _ in plan.split.values()}
+        if plan.transposed or kinds - {"plain"} or plan.layout == "interleaved":
             return None
         if role == "gate_up":
             wanted = [("MergeModulelist", 0), ("Concatenate", 1)]

@@ -182,6 +182,8 @@ def chosen_from(ids: Node):
     if is_op(ids, "picked") and ids.args[1] == 1:
         found = ids.args[0]
         return axis_size(found.args[0].axes[found.attrs["dim"]])
+    if is_op(ids, "mod") and not isinstance(ids.args[1], Node):
+        return ids.args[1]
     if is_op(ids, "cat"):
         bounds = [chosen_from(part) for part in ids.args[0]]
         return bounds[0] if all(same(b, bounds[0]) for b in bounds) else None
