@@ -34,7 +34,6 @@ SIX = {
 }
 
 
-<<<<<<< HEAD
 # decoders that write their own attention or positions
 OWN_ATTENTION = {
     model.model_type: model
@@ -50,7 +49,6 @@ OWN_ATTENTION = {
     )
 }
 
-=======
 # Mixtures of experts and latent attention, of which some changes are judged as well.
 SPARSE = {
     model.model_type: model
@@ -61,7 +59,6 @@ SPARSE = {
     )
 }
 SOURCES = SIX | OWN_ATTENTION | SPARSE
->>>>>>> c4b1ce6 (Changes of routers, experts and latent attention that are followed or refused)
 
 
 @cache

@@ -95,7 +95,6 @@ TINY: dict[str, dict[str, Any]] = {
         "eos_token_id": 2,
     },
     "olmo2": {**_GQA, "attention_bias": False},
-<<<<<<< HEAD
     "gpt2": {**_GPT, "n_inner": 96, "scale_attn_by_inverse_layer_idx": True},
     "bloom": {
         "vocab_size": VOCAB,
@@ -137,7 +136,6 @@ TINY: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
     },
     "openai": {**_GPT, "afn": "relu"},
-=======
     "mixtral": {
         **{k: v for k, v in _GQA.items() if k != "attention_bias"},
         "num_local_experts": 6,
@@ -169,7 +167,6 @@ TINY: dict[str, dict[str, Any]] = {
         "v_head_dim": 24,
         "attention_bias": False,
     },
->>>>>>> c4b1ce6 (Changes of routers, experts and latent attention that are followed or refused)
 }
 
 
