@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from porter.analyze.values import Class, External
-from porter.source import SourceFile, SourceSet, transformers_root
+from porter.release import library_of
+from porter.source import SourceFile, SourceSet
 
 _REQUIRED = object()
 
@@ -68,7 +69,7 @@ def _lineage(sources: SourceSet, cls: Class) -> list[Class]:
         elif isinstance(base, External) and base.name.lower().endswith(
             "pretrainedconfig"
         ):
-            path = transformers_root() / "configuration_utils.py"
+            path = library_of(cls.file.path) / "configuration_utils.py"
             file: SourceFile = sources.load(path)
             for name in ("PreTrainedConfig", "PretrainedConfig"):
                 found = file.names.get(name)

@@ -13,7 +13,14 @@ from porter.emit.module_file import Emitted, emit
 from porter.gap import FAULTS, UsageError, fault
 from porter.pipeline import run
 from porter.profiles import DEFAULT, profile_of
-from porter.source import SourceFile, SourceSet, transformers_root, transformers_version
+from porter.release import (
+    installed_root,
+    package_of,
+    transformers_root,
+    transformers_version,
+    version_of,
+)
+from porter.source import SourceFile, SourceSet
 from porter.transforms.base import Change
 
 
@@ -122,20 +129,29 @@ def _from_folder(folder: Path, arch: str | None) -> tuple[Path, str | None]:
 
 def describe_source(file: SourceFile, arch: str | None, source) -> tuple[str, str]:
     """How the header names the source, and the arguments that regenerate it."""
-    root = transformers_root_or_none()
     extra = f" --arch {arch}" if arch else ""
-    if root is not None and root in file.path.parents:
-        inside = file.path.relative_to(root).as_posix()
-        model = file.path.parent.name
-        shown = model if file.path.stem == f"modeling_{model}" else source
-        described = f"transformers {transformers_version()} {inside}"
-        return described, f"{shlex.quote(str(shown))}{extra}"
-    return str(source), f"{shlex.quote(str(source))}{extra}"
+    root = package_of(file.path)
+    if root is None:
+        return str(source), f"{shlex.quote(str(source))}{extra}"
+    inside = file.path.relative_to(root).as_posix()
+    model, shown = file.path.parent.name, str(source)
+    if root == _chosen_root() and file.path.stem == f"modeling_{model}":
+        shown = model
+    if root != _installed_root() and shown == model:
+        extra += f" --transformers {shlex.quote(str(root.parent))}"
+    return f"transformers {version_of(root)} {inside}", f"{shlex.quote(shown)}{extra}"
 
 
-def transformers_root_or_none() -> Path | None:
+def _chosen_root() -> Path | None:
     try:
         return transformers_root().resolve()
+    except UsageError:
+        return None
+
+
+def _installed_root() -> Path | None:
+    try:
+        return installed_root().resolve()
     except UsageError:
         return None
 

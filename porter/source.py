@@ -2,17 +2,16 @@
 
 import ast
 import functools
-import importlib.util
 import io
 import re
 import tokenize
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from porter.analyze.values import Class, External, Function
 from porter.gap import Gap, Refused, UsageError
+from porter.release import library_of
 
 
 @dataclass(eq=False)
@@ -57,17 +56,6 @@ class SourceFile:
             ):
                 found[token.start[0]] = token.string
         return found
-
-
-def transformers_root() -> Path:
-    spec = importlib.util.find_spec("transformers")
-    if spec is None or not spec.origin:
-        raise UsageError("transformers is not installed: name a file instead")
-    return Path(spec.origin).parent
-
-
-def transformers_version() -> str:
-    return metadata.version("transformers")
 
 
 class SourceSet:
@@ -201,8 +189,8 @@ def _resolve_module(file: SourceFile, item: _Import) -> Path | None:
         for _ in range(item.level - 1):
             base = base.parent
         candidate = base.joinpath(*item.module.split(".")) if item.module else base
-    elif item.module.startswith("transformers.models."):
-        candidate = transformers_root().joinpath(*item.module.split(".")[1:])
+    elif item.module.startswith("transformers."):
+        candidate = library_of(file.path).joinpath(*item.module.split(".")[1:])
     elif "." not in item.module:
         candidate = file.path.parent / item.module
     else:
@@ -214,11 +202,17 @@ def _resolve_module(file: SourceFile, item: _Import) -> Path | None:
 
 
 def _is_author_file(path: Path, importer: SourceFile) -> bool:
-    """Model files are read; transformers' own library files are its API."""
+    """Model files are read; transformers' own library files are its API, but for those
+    whose functions make tensors."""
     if "transformers" not in path.parts:
         return True
     inside = path.parts[path.parts.index("transformers") :]
+    if path.name in _READ:
+        return True
     return "models" in inside and path.name != "__init__.py"
+
+
+_READ = ("modeling_attn_mask_utils.py",)
 
 
 def _shown(path: Path) -> str:

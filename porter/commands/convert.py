@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from porter.commands.options import add_trust, existing_file
+from porter.commands.options import add_transformers, add_trust, existing_file
 from porter.console import print_table, say
 from porter.gap import UsageError
 from porter.output import write_files, write_stdout
@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--report", type=Path, metavar="FILE.json", help="write what was done and why"
     )
     add_trust(parser)
+    add_transformers(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -69,15 +70,17 @@ def run(arguments: argparse.Namespace) -> int:
 def convert_again(arguments: argparse.Namespace) -> "Port":
     """The port that these arguments of `porter convert` ask for; nothing is written."""
     from porter.convert import convert
+    from porter.release import reading
 
     if arguments.config is not None:
         _check_config(arguments.config)
-    return convert(
-        arguments.source,
-        arch=arguments.arch,
-        profile=arguments.vllm,
-        config=arguments.config,
-    )
+    with reading(arguments.transformers):
+        return convert(
+            arguments.source,
+            arch=arguments.arch,
+            profile=arguments.vllm,
+            config=arguments.config,
+        )
 
 
 def _check_config(path: Path) -> None:

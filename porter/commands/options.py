@@ -29,6 +29,15 @@ def add_pickle(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_transformers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--transformers",
+        type=Path,
+        metavar="DIR",
+        help="a folder with another release of transformers than the installed one",
+    )
+
+
 def existing_file(path: Path, what: str) -> Path:
     """The path itself. Raises UsageError where it is no file."""
     if path.is_dir():

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from porter.commands.options import (
     add_pickle,
+    add_transformers,
     add_trust,
     existing_file,
     model_folder,
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="'-': stdout")
     add_trust(parser)
+    add_transformers(parser)
     add_pickle(parser)
 
 
@@ -41,7 +43,9 @@ def run(arguments: argparse.Namespace) -> int:
     existing_file(arguments.port, "port")
     if arguments.model is not None:
         model_folder(arguments.model)
-    with working(f"verifying {arguments.port}"):
+    from porter.release import reading
+
+    with working(f"verifying {arguments.port}"), reading(arguments.transformers):
         from porter.verify import verify
 
         result = verify(

@@ -13,7 +13,7 @@ from pathlib import Path
 from porter.analyze.model import Facts
 from porter.emit.expert_names import converter_rules
 from porter.gap import Gap, Refused
-from porter.source import transformers_root
+from porter.release import package_of
 from porter.transforms.expert_weights import ExpertWeights
 
 
@@ -23,9 +23,9 @@ def renamings(facts: Facts, experts: Sequence[ExpertWeights] = ()) -> dict[str, 
 
     Raises Refused where the checkpoint's tensors are reshaped at load.
     """
-    root = transformers_root().resolve()
-    path = root / "conversion_mapping.py"
-    if root not in facts.file.path.parents or not path.is_file():
+    root = package_of(facts.file.path)
+    path = root / "conversion_mapping.py" if root is not None else None
+    if root is None or path is None or not path.is_file():
         return {}  # code outside the library has no entry in its table
     tree = ast.parse(path.read_text(encoding="utf-8"))
     tables = _tables(tree)

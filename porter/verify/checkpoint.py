@@ -19,7 +19,7 @@ from torch import nn
 
 from porter.gap import CannotRun
 from porter.verify.quiet import quiet_transformers
-from porter.verify.reference import trace_reference
+from porter.verify.reference import dtype_field, trace_reference
 from porter.verify.tiny_config import tiny_configs
 from porter.verify.trace import Trace, make_prompts
 
@@ -156,7 +156,7 @@ def _check_size(model_class: Any, config: Any) -> None:
 
 
 def _instance(model_class: Any, config: Any, seed: int) -> nn.Module:
-    config.dtype = torch.float32
+    setattr(config, dtype_field(), torch.float32)
     config._attn_implementation = "eager"
     config._experts_implementation = "eager"  # the file's own loop, not the library's
     with torch.random.fork_rng(devices=[]):

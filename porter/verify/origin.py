@@ -1,14 +1,18 @@
 """The HuggingFace class that a port was made from, found from the port's own header."""
 
 import ast
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from porter.gap import CannotRun, UsageError
-from porter.provenance import read_provenance
+from porter.provenance import Provenance, read_provenance
+from porter.release import VARIABLE, installed_root, package_of, version_of
 from porter.verify.reference import class_of_module, class_of_text, foreign_class
 
+_VERSION = re.compile(r"^transformers (\S+) models/")
 _INSTALLED = re.compile(r"(?:^|[/ ])(models/[\w/]+)\.py$")
 
 
@@ -43,10 +47,17 @@ def _methods(node: ast.ClassDef) -> set[str]:
 
 @dataclass(frozen=True)
 class Source:
-    """The class that a port has to equal. code: its folder, for foreign code only."""
+    """The class that a port has to equal. code: its folder, for foreign code only.
 
-    model_class: type
+    release: the folder of another transformers than the installed one that has it, where
+    it is `architecture` of `module`; model_class is then None.
+    """
+
+    model_class: Any
     code: Path | None = None
+    release: Path | None = None
+    module: str = ""
+    architecture: str = ""
 
 
 def find_source(
@@ -68,6 +79,9 @@ def find_source(
         raise UsageError(f"{port} has no header of porter's: what was it made from?")
     module = installed_module(provenance.source)
     if module is not None:
+        release = _release_of(provenance)
+        if release is not None:
+            return Source(None, None, release, module, architecture)
         if source_text is not None:
             return Source(class_of_text(source_text, module, architecture))
         return Source(class_of_module(module, architecture))
@@ -78,6 +92,27 @@ def find_source(
             "installed transformers nor in a model folder: give the folder with --model"
         )
     return Source(foreign_class(folder, trust_remote_code), folder)
+
+
+def _release_of(provenance: Provenance) -> Path | None:
+    """The folder of the transformers that a port is of, None for the installed one.
+
+    Raises CannotRun where it is neither installed nor named.
+    """
+    found = _VERSION.search(provenance.source)
+    if found is None or found[1] == version_of(installed_root()):
+        return None
+    candidates = [os.environ.get(VARIABLE), *provenance.arguments]
+    for candidate in filter(None, candidates):
+        root = package_of(Path(candidate) / "transformers/__init__.py")
+        root = root or package_of(Path(candidate))
+        if root is not None and version_of(root) == found[1]:
+            return root.parent
+    raise CannotRun(
+        f"the port is of transformers {found[1]}, which isn't the installed one "
+        f"({version_of(installed_root())}): name a folder with it by --transformers "
+        f"(pip install --no-deps --target DIR transformers=={found[1]})"
+    )
 
 
 def source_class(

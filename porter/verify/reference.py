@@ -122,7 +122,7 @@ def load_reference(
             model, info = model_class.from_pretrained(
                 model_dir,
                 config=config,
-                dtype=torch.float32,
+                **{dtype_field(): torch.float32},
                 attn_implementation="eager",
                 use_safetensors=None if allow_pickle else True,
                 output_loading_info=True,
@@ -139,6 +139,14 @@ def load_reference(
             ) from error
     _check_loading(model_dir, info)
     return model.eval()
+
+
+def dtype_field() -> str:
+    """What transformers calls the dtype of a config: `torch_dtype` before 4.56."""
+    import transformers
+
+    version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+    return "dtype" if version >= (4, 56) else "torch_dtype"
 
 
 def _config(model_class: Any, model_dir: Path) -> Any:

@@ -183,7 +183,8 @@ def _check_names(
 
 def _shapes(config_class: type, default: Any) -> Iterator[dict[str, Any]]:
     """Keyword arguments for the class: grouped heads, then equal ones, then fewer."""
-    declared = {**vars(default)}
+    of_every_config = vars(_base_class(config_class)())
+    declared = {k: v for k, v in vars(default).items() if k not in of_every_config}
     renamed = getattr(config_class, "attribute_map", {})
 
     canonical = {real: name for name, real in renamed.items()}
@@ -200,7 +201,8 @@ def _shapes(config_class: type, default: Any) -> Iterator[dict[str, Any]]:
                 continue
             found[real] = size
         for name in _TOKEN_IDS:
-            if isinstance(declared.get(name), int) and declared[name] >= VOCAB:
+            token = getattr(default, name, None)
+            if isinstance(token, int) and token >= VOCAB:
                 found[name] = VOCAB - 1
         return found
 
@@ -223,6 +225,14 @@ def _shapes(config_class: type, default: Any) -> Iterator[dict[str, Any]]:
     yield {**everything, depth: 2 * LAYERS}
     yield {**{k: v for k, v in equal.items() if k not in _STATE}, depth: 2 * LAYERS}
     yield fields(_PLAIN, _TELLING)
+
+
+def _base_class(config_class: type) -> type:
+    """transformers' own class of all configs; old ones held generation's fields too."""
+    return next(c for c in config_class.__mro__[::-1] if c.__name__ in _BASES)
+
+
+_BASES = ("PreTrainedConfig", "PretrainedConfig")
 
 
 def _size_of(name: str, tables: tuple[Mapping[str, float], ...]) -> float | None:

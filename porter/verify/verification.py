@@ -14,6 +14,7 @@ from porter.verify.comparison import Comparison, compare, rel_rmse
 from porter.verify.engines import MakeEngine, check_engine, fitting, make_engines
 from porter.verify.invariances import check_invariances
 from porter.verify.origin import Source, find_source
+from porter.verify.other_release import trace_release
 from porter.verify.reference import load_reference, some, trace_reference
 from porter.verify.result import VerifyResult
 from porter.verify.trace import MAX_TOKENS, Trace, make_prompts, trace_engine
@@ -31,7 +32,7 @@ class Subject:
     """
 
     model_dir: Path
-    reference: Any
+    reference: Any  # None where it ran in another process
     traces: list[Trace]
     checkpoint: Checkpoint | None = None
 
@@ -138,6 +139,19 @@ def make_subject(
     """
     checkpoint = None
     source = source if isinstance(source, Source) else Source(source)
+    if source.release is not None:
+        model_dir, traces, checkpoint = trace_release(
+            source.release,
+            source.module,
+            source.architecture,
+            model_dir,
+            scratch,
+            config_overrides=config_overrides,
+            seed=seed,
+            allow_pickle=allow_pickle,
+            max_tokens=max_tokens,
+        )
+        return Subject(model_dir, None, traces, checkpoint)
     if model_dir is None:
         checkpoint = make_checkpoint(
             source.model_class,
@@ -241,6 +255,8 @@ def _bisect(
     subject: Subject, traces: list[Trace], make_engine: MakeEngine
 ) -> str | None:
     """Where the prompt that differs most goes wrong, on one rank."""
+    if subject.reference is None:
+        return None
     errors = [
         rel_rmse(ours.logits, theirs.logits)
         for ours, theirs in zip(subject.traces, traces, strict=True)

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from porter.output import write_files, write_json
+from porter.release import transformers_version
 from porter.zoo.category import category as category_of
-from porter.zoo.listing import find, transformers_version
+from porter.zoo.listing import find
 from porter.zoo.report import print_entries, to_html, to_json
 from porter.zoo.sweep import Advance, Entry, sweep
 

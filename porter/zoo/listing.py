@@ -13,7 +13,6 @@ A class that several model types share is listed once.
 """
 
 import ast
-import importlib.util
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from functools import cache
 from pathlib import Path
 
 from porter.gap import UsageError
+from porter.release import transformers_root
 
 CAUSAL = "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"
 MASKED = "MODEL_FOR_MASKED_LM_MAPPING_NAMES"
@@ -60,28 +60,10 @@ class Specimen:
         return f"transformers.models.{self.path.parent.name}.{self.path.stem}"
 
 
-def transformers_folder() -> Path:
-    """Folder of the installed transformers, which is not imported.
-
-    Raises UsageError where there is none.
-    """
-    spec = importlib.util.find_spec("transformers")
-    if spec is None or spec.origin is None:
-        raise UsageError("transformers is not installed: the zoo is what it has")
-    return Path(spec.origin).parent
-
-
-def transformers_version() -> str:
-    """`__version__` of the installed transformers, from its metadata."""
-    from importlib.metadata import version
-
-    return version("transformers")
-
-
 @cache
 def list_zoo() -> tuple[Specimen, ...]:
     """Every specimen, in the order of the architectures' names."""
-    root = transformers_folder() / "models"
+    root = transformers_root() / "models"
     maps = read_mappings(root / "auto" / "modeling_auto.py")
     types: dict[str, list[str]] = {}
     for model_type, architecture in maps[CAUSAL].items():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from porter.console import print_table, say
-from porter.zoo.listing import transformers_folder
+from porter.release import transformers_root
 from porter.zoo.sweep import STATUSES, Entry, Run
 
 MOST_CHARACTERS = 100  # of a reason in the table; JSON and page have all of it
@@ -141,7 +141,7 @@ def _line(gap: dict[str, Any]) -> str:
 
 @cache
 def _lines_of(file: str) -> tuple[str, ...]:
-    for path in (Path(file), transformers_folder() / file):
+    for path in (Path(file), transformers_root() / file):
         if path.is_file():
             return tuple(path.read_text(encoding="utf-8").splitlines())
     return ()

@@ -43,7 +43,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     auto.mkdir(parents=True)
     (auto / "modeling_auto.py").write_text(CLASSES, encoding="utf-8")
     (tmp_path / "conversion_mapping.py").write_text(TABLE, encoding="utf-8")
-    monkeypatch.setattr(checkpoint_names, "transformers_root", lambda: tmp_path)
+    monkeypatch.setattr(checkpoint_names, "package_of", lambda path: tmp_path)
     return tmp_path
 
 
