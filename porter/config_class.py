@@ -140,6 +140,10 @@ def _read_method(method: ast.FunctionDef, out: ConfigClass) -> None:
         if not (isinstance(target, ast.Attribute) and _is_self(target.value)):
             continue
         name = target.attr
+        if name not in out.fields and _settled(value):
+            out.fields[name] = None
+            out.annotations[name] = "int"
+            continue
         if name not in out.fields:
             if isinstance(value, ast.Name) and value.id in defaults:
                 out.fields[name] = defaults[value.id]
@@ -149,6 +153,14 @@ def _read_method(method: ast.FunctionDef, out: ConfigClass) -> None:
                 out.optional.add(name)
     for stmt in method.body:
         _settle_none(stmt, out)
+
+
+def _settled(value: ast.expr) -> bool:
+    """`f if f is not None else a // b`: a size, never None."""
+    return isinstance(value, ast.IfExp) and any(
+        isinstance(side, ast.BinOp) and isinstance(side.op, ast.FloorDiv)
+        for side in (value.body, value.orelse)
+    )
 
 
 def _settle_none(stmt: ast.stmt, out: ConfigClass) -> None:

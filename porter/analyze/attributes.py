@@ -3,13 +3,21 @@
 import ast
 from typing import Any
 
-from porter.analyze import hf_api, torch_complex, torch_creation, torch_ops
+from porter.analyze import (
+    hf_api,
+    legacy_cache,
+    old_configs,
+    torch_complex,
+    torch_creation,
+    torch_ops,
+)
 from porter.analyze.expert_loops import PAIRS, ExpertHit, ExpertIndex, PairIndex
 from porter.analyze.graph import Node
 from porter.analyze.part import Part
 from porter.analyze.symbols import (
     Sym,
     config_field,
+    contains,
     unwrap,
 )
 from porter.analyze.torch_complex import Complex
@@ -33,6 +41,7 @@ from porter.analyze.values import (
     Module,
     Opaque,
     Output,
+    Peeked,
     Super,
 )
 
@@ -52,6 +61,12 @@ class Attributes(Part):
             with self.assuming(obj.cond, False):
                 right = self.attribute(other, name) if other is not None else None
             return self.join(obj.cond, left, right)
+        if isinstance(obj, Peeked):
+            return self._peek(obj, name)
+        if legacy_cache.is_past(obj):
+            if name == "shape":
+                return legacy_cache.attribute(self, obj, name)
+            return ExternalMethod(obj, name)
         if isinstance(obj, Module):
             return self.module_attribute(obj, name)
         if isinstance(obj, Config):
@@ -72,6 +87,8 @@ class Attributes(Part):
             return torch_complex.attribute(self, obj, name)
         if isinstance(obj, Picked):
             return obj.attribute(self, name)
+        if isinstance(obj, Cache) and name == "is_compileable":
+            return obj.is_static
         if isinstance(obj, (dict, list, str, Cache, Context, Dtype, DtypeOf, tuple)):
             return ExternalMethod(obj, name)
         if isinstance(unwrap(obj), Sym):
@@ -87,6 +104,17 @@ class Attributes(Part):
         if obj is DEVICE:
             return Opaque("a device's attribute")
         raise self.gap(f"`.{name}` of a {type(obj).__name__} isn't followed")
+
+    def _peek(self, obj: Peeked, name: str):
+        """Something that all layers have alike."""
+        value = self.module_attribute(obj.module, name)
+        if isinstance(value, Module):
+            return Peeked(value)
+        if isinstance(unwrap(value), Sym) and not contains(value, "layer"):
+            return value
+        if isinstance(value, (int, float, str)) or value is None:
+            return value
+        raise self.gap("one layer alone is used")
 
     def symbol_attribute(self, obj, name: str):
         inner = unwrap(obj)
@@ -201,6 +229,9 @@ class Attributes(Part):
             name = fields.canonical(name)
         if (obj.path, name) in self.config_values:
             return self.resolve(self.config_values[obj.path, name])
+            moved = old_configs.rope_field(obj, name)
+            if moved is not None:
+                return moved
         return config_field(obj.path, name)
 
 

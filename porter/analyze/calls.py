@@ -3,7 +3,13 @@
 import ast
 from typing import Any
 
-from porter.analyze import hf_api, torch_complex, torch_elementwise, torch_ops
+from porter.analyze import (
+    hf_api,
+    old_configs,
+    torch_complex,
+    torch_elementwise,
+    torch_ops,
+)
 from porter.analyze.graph import Node
 from porter.analyze.part import Part
 from porter.analyze.symbols import (
@@ -210,6 +216,8 @@ class Calls(Part):
     def config_has(self, config: Config, name) -> Any:
         if config.fields is not None and config.fields.declares(name):
             return True
+        if old_configs.lacks(config, name):
+            return False
         return Sym("hasattr", (config.path, name))
 
 

@@ -110,6 +110,8 @@ class Names(Part):
                 self.decorate(found, decorator, type(env)(found.file))
         if found is not None:
             return found
+        if node.id in ("__name__", "__file__"):
+            return Opaque(node.id)
         if node.id in _BUILTINS:
             return External(f"builtins.{node.id}")
         if node.id.endswith(("Error", "Warning", "Exception")):

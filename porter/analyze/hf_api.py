@@ -8,7 +8,7 @@ import ast
 from fractions import Fraction
 from typing import Any
 
-from porter.analyze import expert_loops, torch_elementwise
+from porter.analyze import expert_loops, legacy_cache, old_configs, torch_elementwise
 from porter.analyze.config_items import read_item
 from porter.analyze.expert_loops import ExpertHit, ExpertIndex, PairIndex
 from porter.analyze.graph import (
@@ -22,12 +22,16 @@ from porter.analyze.graph import (
 from porter.analyze.inequalities import larger_of
 from porter.analyze.initialisation import initialise
 from porter.analyze.positions import is_all_ones
+from porter.analyze.sequences import SymList
 from porter.analyze.symbols import (
+    HIST,
     LAYER,
     PAST,
     SEQ,
     Sym,
     arith,
+    compare,
+    config_field,
     constant,
     is_symbolic,
     negate,
@@ -48,10 +52,11 @@ from porter.analyze.values import (
     Module,
     Opaque,
     Output,
+    Peeked,
     Super,
     is_scalar,
 )
-from porter.source import transformers_root
+from porter.release import library_of
 
 _MASKS = {
     "create_causal_mask": "causal",
@@ -107,7 +112,7 @@ def external_item(interp, table: External, index) -> Any:
 
 def activation_class(interp, act: Activation):
     """The library's class behind ACT2CLS[name], which the source builds by itself."""
-    file = interp.sources.load(transformers_root() / "activations.py")
+    file = interp.sources.load(library_of(interp.file.path) / "activations.py")
     table = file.names.get("ACT2CLS")
     if isinstance(act.name, str) and isinstance(table, ast.Dict):
         for name, entry in zip(table.keys, table.values, strict=True):
@@ -132,19 +137,50 @@ class RopeInit(External):
             raise interp.gap("rope is initialised from another config")
         if any(name != "rope_parameters" for name, _ in given[0].changed):
             raise interp.gap("rope is initialised from a config that was changed")
+        default = self._default(interp)
+        kind = compare("eq", self.rope_type, "default")
+        if default is None or kind is False:
+            return self._scaled(interp, given[0], kwargs)
+        by_default = interp.call(default, args, kwargs)
+        if kind is True:
+            return by_default
+        return interp.join(kind, by_default, self._scaled(interp, given[0], kwargs))
+
+    def _default(self, interp):
+        """The default type's function where the table has one, as before transformers 5:
+        it is read as a model's own code is."""
+        path = library_of(interp.file.path) / "modeling_rope_utils.py"
+        if not path.is_file():
+            return None
+        file = interp.sources.load(path)
+        table = file.names.get("ROPE_INIT_FUNCTIONS")
+        for name, fn in _entries(table):
+            if name == "default":
+                return interp.sources.lookup(file, fn)
+        return None
+
+    def _scaled(self, interp, config: Config, kwargs: dict):
         extra = set(kwargs) - {"config", "device", "seq_len", "layer_type"}
         if extra:
             raise interp.gap(f"rope is initialised with {sorted(extra)}")
         size = Sym("call", ("rope_frequencies",))
-        parameters = _rope_parameters(interp, given[0], kwargs.get("layer_type"))
+        parameters = _rope_parameters(interp, config, kwargs.get("layer_type"))
         of = (self.rope_type, parameters)
         inv_freq = interp.node("rope_init", of, (feature_axis(size),), dtype="float32")
         return inv_freq, Sym("rope_scaling", of)
 
 
+def _entries(table):
+    """(key, name) of a table of functions as it is written."""
+    if isinstance(table, ast.Dict):
+        for k, v in zip(table.keys, table.values, strict=True):
+            if isinstance(k, ast.Constant) and isinstance(v, ast.Name):
+                yield k.value, v.id
+
+
 def _rope_parameters(interp, config: Config, layer_type):
     """What transformers' initialisation reads: the parameters, or those of one type."""
-    everything = interp.config_attribute(config, "rope_parameters")
+    everything = config_field(config.path, "rope_parameters")
     return everything if layer_type is None else Sym("item", (everything, layer_type))
 
 
@@ -168,10 +204,11 @@ def call(interp, name: str, args: list, kwargs: dict) -> Any:
         return mask(interp, _MASKS[short], args, kwargs)
     if short == "ROPE_INIT":
         raise interp.gap("rope initialisation isn't followed here")
-    if short.endswith("Cache"):
+    if short.endswith("Cache") or short == "from_legacy_cache":
         if interp.cacheless:
             raise interp.gap("a cache that the model isn't given at the next step")
-        return Cache()
+        interp.caches += 1
+        return Cache(short if short.endswith("Cache") else "DynamicCache")
     if is_output(name):
         return Output(dict(kwargs))
     if short == "get_interface":
@@ -286,12 +323,14 @@ def _is_plain_positions(interp, value) -> bool:
 def method(interp, obj, name: str, args: list, kwargs: dict) -> Any:
     if isinstance(obj, (ExpertHit, ExpertIndex, PairIndex)):
         return expert_loops.attribute(interp, obj, name, args)
+    if legacy_cache.is_past(obj):
+        return legacy_cache.method(interp, obj, name, args)
     if isinstance(obj, Cache):
         if interp.given_cache not in (None, obj):
             raise interp.gap(
                 f"`.{name}()` of another cache than that of the steps before"
             )
-        return _cache_method(interp, name, args, kwargs)
+        return _cache_method(interp, obj, name, args, kwargs)
     if isinstance(obj, Context):
         return None
     if isinstance(obj, Super):
@@ -313,6 +352,9 @@ def method(interp, obj, name: str, args: list, kwargs: dict) -> Any:
     if isinstance(unwrap(obj), Sym):
         if name == "get":
             default = args[1] if len(args) > 1 else None
+            moved = old_configs.scaling_item(interp.config, obj, args[0])
+            if moved is not None:
+                return moved
             return read_item(obj, args[0], Sym("get", (unwrap(obj), args[0], default)))
         if name == "item":
             return obj
@@ -321,8 +363,9 @@ def method(interp, obj, name: str, args: list, kwargs: dict) -> Any:
     raise interp.gap(f"`.{name}()` of a {type(obj).__name__} isn't followed")
 
 
-def _cache_method(interp, name: str, args: list, kwargs: dict) -> Any:
+def _cache_method(interp, obj: Cache, name: str, args: list, kwargs: dict) -> Any:
     if name == "update":
+        interp.caches += 1
         key_states, value_states = args[0], args[1]
         index = args[2] if len(args) > 2 else kwargs.get("layer_idx")
         if not _own_index(interp, index):
@@ -334,9 +377,11 @@ def _cache_method(interp, name: str, args: list, kwargs: dict) -> Any:
     if name in ("get_seq_length", "get_usable_length", "get_past_length"):
         return PAST
     if name in ("get_max_cache_shape", "get_max_length", "get_max_cache_length"):
-        return None
+        return HIST if obj.is_static else None
     if name == "get_mask_sizes":
         return arith("add", PAST, SEQ), 0
+    if name == "to_legacy_cache":
+        return obj
     if name in ("is_compileable", "is_sliding"):
         return Opaque(f"the cache's {name}")
     raise interp.gap(f"`.{name}()` of the cache isn't followed")
@@ -426,6 +471,8 @@ def _module_method(interp, obj: Module, name: str, args: list, kwargs: dict):
         )
     if name in ("__call__", "forward"):
         return interp.call_module(obj, args, kwargs)
+    if name == "get_head_mask" and args and args[0] is None:
+        return SymList(None, args[1])
     if name in ("warn_if_padding_and_no_attention_mask", "get_head_mask"):
         return None if name[0] == "w" else Opaque("a head mask")
     if name in ("register_parameter",):
@@ -500,7 +547,12 @@ def _int(interp, x=0):
     number = constant(x)
     if number is not None:
         return int(number)
-    if isinstance(unwrap(x), Sym):
+    inner = unwrap(x)
+    if isinstance(inner, Sym) and inner.op == "mul" and same(inner.args[1], 1):
+        x = inner.args[0]  # int(size * 1.0), with a factor that isn't there
+        if interp.is_size(unwrap(x)):
+            return x
+    if isinstance(inner, Sym):
         return Sym("call", ("int", x))
     return Opaque("int()")
 
@@ -591,6 +643,11 @@ def _is_kind(interp, x, kind) -> Any:
         "bool": bool,
     }
     inner = unwrap(x)
+    if legacy_cache.is_past(x):
+        return short in ("tuple", "list")
+    none = old_configs.scaling_is_none(interp.config, inner)
+    if none is not None and short == "dict":
+        return interp.decide(negate(none))
     if isinstance(inner, Sym):
         if short in plain and inner.op == "field":
             return Sym("isinstance", (inner, short))
@@ -600,7 +657,7 @@ def _is_kind(interp, x, kind) -> Any:
     if short in ("Tensor", "LongTensor", "FloatTensor"):
         return isinstance(x, Node)
     if isinstance(x, Cache):
-        return short in ("Cache", "DynamicCache")
+        return short in ("Cache", x.kind)
     if isinstance(x, Module):
         from porter.analyze.interpreter import lineage
 
@@ -626,12 +683,16 @@ def _getattr(interp, obj, name, *default):
             return "eager"
         if not default:
             return interp.config_attribute(obj, name)
+        if old_configs.lacks(obj, name):
+            return default[0]
         return Sym("or_default", (obj.path, name, default[0]))
     if isinstance(obj, Module):
         if not default or _module_has(interp, obj, name):
             return interp.module_attribute(obj, name)
         return default[0]
-    if isinstance(obj, (Node, Opaque)):
+    if isinstance(obj, Peeked) and not _module_has(interp, obj.module, name):
+        return default[0] if default else None
+    if isinstance(obj, (Node, Opaque, Peeked)):
         return interp.attribute(obj, name)
     if isinstance(obj, Cache) or obj is None:
         return default[0] if default else None
@@ -645,7 +706,7 @@ def _listed(interp, x):
     from porter.analyze.families import SymSet
 
     x = interp.resolve(x)
-    return x if isinstance(x, SymSet) else None
+    return x if isinstance(x, (SymSet, SymList)) else None
 
 
 def _setattr(interp, obj, name, value) -> None:
@@ -674,8 +735,8 @@ def _hasattr(interp, obj, name):
         return interp.config_has(obj, name)
     if isinstance(obj, Module):
         return _module_has(interp, obj, name)
-    if isinstance(obj, Cache):
-        return False
+    if isinstance(obj, Peeked):
+        return _module_has(interp, obj.module, name)
     return False
 
 

@@ -29,12 +29,21 @@ from porter.analyze.graph import (
     pairs_tokens,
 )
 from porter.analyze.in_place import InPlace
+from porter.analyze.legacy_cache import FIRST, Record, joined
 from porter.analyze.operators import Operators
 from porter.analyze.own_products import whole_layer
 from porter.analyze.settling import beyond_length
 from porter.analyze.statements import Statements
 from porter.analyze.subscripts import Subscripts
-from porter.analyze.symbols import Sym, contains, key, negate, same, unwrap
+from porter.analyze.symbols import (
+    PAST,
+    Sym,
+    contains,
+    key,
+    negate,
+    same,
+    unwrap,
+)
 from porter.analyze.token_axes import forbid_tokens
 from porter.analyze.torch_modules import bind_leaf, call_leaf, is_leaf
 from porter.analyze.values import (
@@ -102,6 +111,8 @@ class Interpreter(
         self.frames: list[Frame] = []
         self.scopes: list[Env] = []
         self.modules: list[Module] = []
+        self.past = Record()
+        self.caches = 0  # times that one of transformers' cache classes is used
         self.each_loops: list[Any] = []
         self.refused: list[Any] = []  # conditions on the config that a port refuses
         self.specialisers: dict[Any, Any] = {}
@@ -203,6 +214,9 @@ class Interpreter(
             if not rest:
                 return not short
             return rest[0] if len(rest) == 1 else Sym(cond.op, tuple(rest))
+        if cond.op == "lt" and same(cond.args[0], 0) and same(cond.args[1], PAST):
+            later = self.decide(FIRST)
+            return (not later) if isinstance(later, bool) else negate(later)
         verdict = beyond_length(self, cond)
         return cond if verdict is None else verdict
 
@@ -259,6 +273,22 @@ class Interpreter(
             b = b.other
         if a is b or (is_scalar(a) and is_scalar(b) and same(a, b)):
             return a
+        if key(negate(cond)) == FIRST.key:
+            cond, a, b = FIRST, b, a
+        if key(cond) == FIRST.key:
+            one = joined(a, b)
+            if one is not None:
+                return one
+        inner = unwrap(cond)
+        if isinstance(inner, Sym) and inner.op == "not":
+            inner, first, second = unwrap(inner.args[0]), b, a
+        else:
+            first, second = a, b
+        if is_scalar(a) and is_scalar(b) and isinstance(inner, Sym):
+            if inner.op == "eq" and {key(first), key(second)} == set(
+                map(key, inner.args)
+            ):
+                return second  # `x if x != c else c` is x
         if contains(cond, "runtime") and not (_only_pairs(a) and _only_pairs(b)):
             raise self.gap(
                 "a branch depends on the number of tokens",

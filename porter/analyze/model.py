@@ -15,6 +15,8 @@ from porter.analyze.folding import Folding
 from porter.analyze.graph import Frame, Node, batch_axis, seq_axis, walk
 from porter.analyze.initialisation import initialise_buffers
 from porter.analyze.interpreter import Interpreter, lineage
+from porter.analyze.legacy_cache import Past
+from porter.analyze.legacy_cache import check as check_past
 from porter.analyze.specialised import mentions
 from porter.analyze.values import Class, Config, External, Module
 from porter.config_class import ConfigClass, read_config_class
@@ -138,10 +140,29 @@ def analyze(
             "write the change into the class or function itself",
         )
     fields = find_config_class(sources, cls)
-    config = Config(("config",), fields)
-    interp = Interpreter(sources, file, config)
-    if config_file is not None:
-        interp.folding = Folding(config_file, fields)
+    folding = Folding(config_file, fields) if config_file is not None else None
+    interp = Interpreter(sources, file, Config(("config",), fields))
+    interp.folding = folding
+    try:
+        return _follow(interp, cls, fields, None)
+    except Refused:
+        if interp.caches:
+            raise
+        again = Interpreter(sources, file, Config(("config",), fields))
+        again.folding = folding
+        try:
+            return _follow(again, cls, fields, Past())
+        except Refused:
+            if again.past.touched:
+                raise
+        raise
+
+
+def _follow(
+    interp: Interpreter, cls: Class, fields: ConfigClass, past: Past | None
+) -> Facts:
+    """The facts, for a model that makes its own cache (past None) or is given one."""
+    file, sources, config = interp.file, interp.sources, interp.config
     interp.line = cls.node.lineno
     root = interp.instantiate(cls, [config], {})
     initialise_buffers(interp, root)
@@ -154,10 +175,15 @@ def analyze(
     input_ids.dtype = "int64"
     interp.line = forward.node.lineno
     given = arguments_of_a_step(forward, input_ids)
-    interp.given_cache = given.get(CACHE_ARGUMENT)
+    if past is not None and CACHE_ARGUMENT in given:
+        given[CACHE_ARGUMENT] = past
+    else:
+        interp.given_cache = given.get(CACHE_ARGUMENT)
     taken = [a.arg for a in (*forward.node.args.args, *forward.node.args.kwonlyargs)]
     interp.cacheless = not any("past" in name or "cache" in name for name in taken)
     result = interp.call_in_frame(root, forward, [], given)
+    interp.line = forward.node.lineno
+    check_past(interp)
     logits = logits_of(result)
     if not isinstance(logits, Node):
         raise file.gap(
@@ -186,7 +212,8 @@ def analyze(
                     )
                 ]
             )
-    check_first_step(interp, root, forward, given, logits)
+    if past is None:
+        check_first_step(interp, root, forward, given, logits)
     facts = Facts(file, sources, cls, fields, root, interp.frames[0], logits, interp)
     for name in (
         "_tied_weights_keys",

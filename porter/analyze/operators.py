@@ -3,9 +3,16 @@
 import ast
 from typing import Any
 
-from porter.analyze import hf_api, torch_complex, torch_elementwise, torch_ops
+from porter.analyze import (
+    hf_api,
+    old_configs,
+    torch_complex,
+    torch_elementwise,
+    torch_ops,
+)
 from porter.analyze.expert_loops import ExpertIndex, compare_expert
 from porter.analyze.graph import Node
+from porter.analyze.legacy_cache import FIRST, is_past
 from porter.analyze.part import Part
 from porter.analyze.sequences import SymList
 from porter.analyze.symbols import (
@@ -14,6 +21,7 @@ from porter.analyze.symbols import (
     arith,
     compare,
     constant,
+    is_positive,
     is_symbolic,
     negate,
     same,
@@ -103,6 +111,9 @@ class Operators(Part):
             return left * right
         if isinstance(right, list) and isinstance(left, int) and op == "mul":
             return right * left
+        if isinstance(left, list) and len(left) == 1 and op == "mul":
+            if isinstance(unwrap(right), Sym):
+                return SymList(left[0], right)
         if isinstance(left, Opaque) or isinstance(right, Opaque):
             return Opaque("an expression of an unknown value")
         if op == "xor" and isinstance(left, bool) and isinstance(right, bool):
@@ -141,10 +152,12 @@ class Operators(Part):
         return value
 
     def _bool_join(self, is_or: bool, verdict, value, other):
+        if other is is_or:
+            return is_or
         inner = unwrap(value)
         if is_or and isinstance(inner, Sym) and inner.op == "or_default":
             return Sym("or_default", (inner.args[0], inner.args[1], other))
-        if is_or and self._is_size(inner):
+        if is_or and self.is_size(inner):
             return value
         boolean = isinstance(inner, Sym) and inner.op in BOOLEAN
         if boolean:
@@ -156,7 +169,7 @@ class Operators(Part):
             return Sym("or" if is_or else "and", (verdict, right))
         return self.join(verdict, *((value, other) if is_or else (other, value)))
 
-    def _is_size(self, value) -> bool:
+    def is_size(self, value) -> bool:
         fields = self.config.fields
         if fields is None or not (isinstance(value, Sym) and value.op == "field"):
             return False
@@ -246,6 +259,8 @@ class Operators(Part):
         value = self.resolve(value)
         if value is None:
             return True
+        if is_past(value):
+            return self.decide(FIRST)
         inner = unwrap(value)
         if isinstance(inner, Choice):
             return self._none_of_choice(inner.cond, inner.then, inner.other)
@@ -253,6 +268,9 @@ class Operators(Part):
             return False
         if inner.op == "ifexp":
             return self._none_of_choice(*inner.args)
+        scaling = old_configs.scaling_is_none(self.config, inner)
+        if scaling is not None:
+            return scaling
         if inner.op == "field":
             fields = self.config.fields
             if fields is None or inner.args[0] != self.config.path:
@@ -289,6 +307,9 @@ class Operators(Part):
         """Python's truth of a value: a bool, or a condition on the config."""
         value = self.resolve(value)
         inner = unwrap(value)
+        if is_past(inner):
+            first = self.decide(FIRST)
+            return (not first) if isinstance(first, bool) else negate(first)
         if isinstance(inner, Opaque):
             raise self.gap(f"a branch depends on {inner.what}")
         if isinstance(inner, Node):
@@ -304,8 +325,13 @@ class Operators(Part):
             if inner.op == "ifexp":
                 cond, a, b = inner.args
                 return self._truth_of_choice(Choice(cond, a, b))
+            scaling = old_configs.scaling_is_none(self.config, inner)
+            if scaling is not None:
+                return self.decide(scaling) if scaling is False else negate(scaling)
             if inner.op in ("field", "item", "get", "call", "or_default"):
                 return self.decide(Sym("truthy", (inner,)))
+            if not is_positive(inner):
+                return self.decide(compare("ne", inner, 0))
             return True
         if isinstance(
             inner, (Module, Cache, Function, Class, External, Config, Activation)

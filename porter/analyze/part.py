@@ -8,6 +8,7 @@ class Part:
 
     if TYPE_CHECKING:
         loop: Any
+        frame: Any
 
         def __getattr__(self, name: str) -> Any:
             """What the other parts define, for the type checker."""

@@ -132,5 +132,12 @@ def index(interp, x: Node, items: list) -> Node | None:
     return None
 
 
+def last(x: Node) -> Any:
+    """max() of all positions: the last one. None for another tensor's."""
+    while x.op in ("rearrange", "cast"):
+        x = x.args[0]
+    return arith("sub", HIST, 1) if x.op == "positions" else None
+
+
 def depends_on_tokens(node: Node) -> bool:
     return any(has_role(a, "seq") for a in node.axes)

@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from porter.analyze import legacy_cache
 from porter.analyze.expert_loops import any_pairs
 from porter.analyze.families import EachKey
 from porter.analyze.graph import Loop, Node, iter_nodes
@@ -511,6 +512,7 @@ class Statements(Part):
         for name in assigned:
             if name not in carried and name in env.vars:
                 value, old = env.vars[name], before.get(name, MISSING)
+                legacy_cache.see_returned(self, old, value)
                 if old is not MISSING and is_scalar(old) and is_scalar(value):
                     if same(old, value):
                         continue
@@ -521,6 +523,8 @@ class Statements(Part):
         """The items of something that is unpacked or looped over."""
         value = self.resolve(value)
         value = unwrap(value)
+        if isinstance(value, legacy_cache.PastLayer):
+            return legacy_cache.unpacked(value)
         if isinstance(value, (tuple, list)):
             return list(value)
         if isinstance(value, dict):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from porter.analyze import hf_api, torch_parts
+from porter.analyze import hf_api, legacy_cache, old_configs, torch_parts
 from porter.analyze.config_items import read_item
 from porter.analyze.expert_loops import ExpertHit, ExpertIndex
 from porter.analyze.graph import Node
@@ -24,6 +24,7 @@ from porter.analyze.values import (
     Module,
     Opaque,
     Output,
+    Peeked,
     is_scalar,
 )
 
@@ -44,6 +45,8 @@ class Subscripts(Part):
             return self._index_expert(obj, index)
         if isinstance(obj, Node):
             return torch_parts.index(self, obj, index)
+        if legacy_cache.is_past(obj) or isinstance(obj, legacy_cache.PastShape):
+            return legacy_cache.item(self, obj, index)
         if isinstance(obj, (tuple, list)):
             return self._index_sequence(obj, index)
         if isinstance(obj, dict):
@@ -76,6 +79,9 @@ class Subscripts(Part):
     def decide_item(self, obj, index):
         if isinstance(index, slice):
             return Sym("call", ("slice_of", obj))
+        moved = old_configs.scaling_item(self.config, obj, index)
+        if moved is not None:
+            return moved
         if not is_scalar(index):
             return Opaque("an item at an unknown place")
         return read_item(obj, index)
@@ -113,6 +119,8 @@ class Subscripts(Part):
                 return LayerSlice(obj, start, index.stop)
         elif same(index, LAYER) and obj.element is not None:
             return obj.element
+        elif index == 0 and obj.element is not None:
+            return Peeked(obj.element)
         elif isinstance(index, int) and isinstance(obj.attrs.get("items"), list):
             return obj.attrs["items"][index]
         raise self.gap("these items of a ModuleList aren't followed")

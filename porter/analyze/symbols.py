@@ -56,6 +56,7 @@ BATCH = Sym("runtime", ("batch",))
 SEQ = Sym("runtime", ("seq",))
 PAST = Sym("runtime", ("past",))
 HIST = Sym("add", (PAST, SEQ))  # the cached tokens, the new ones among them
+MAX_MODEL_LEN = Sym("field", (("vllm_config", "model_config"), "max_model_len"))
 LAYER = Sym("layer", ())
 
 
@@ -342,6 +343,20 @@ def _decide_equal(a, b):
 def _numeric(x) -> bool:
     x = unwrap(x)
     return isinstance(x, (int, float)) or (isinstance(x, Sym) and x.op not in BOOLEAN)
+
+
+def is_positive(x) -> bool:
+    """A number of tokens, or a product of sizes: never 0. An index, a difference and a
+    remainder may be."""
+    p = poly(x)
+    if len(p) != 1:
+        return False
+    ((monomial, coefficient),) = p.items()
+    return coefficient > 0 and not any(
+        isinstance(atom, tuple)
+        and (atom[0] in ("layer", "mod", "floordiv", "sub", "neg") or atom == PAST.key)
+        for atom, _ in monomial
+    )
 
 
 def contains(x, op: str) -> bool:

@@ -56,7 +56,7 @@ from porter.analyze.torch_parts import (
     stack,
     unbind,
 )
-from porter.analyze.torch_products import addmm, baddbmm, einsum, matmul
+from porter.analyze.torch_products import addmm, baddbmm, einsum, matmul, outer
 from porter.analyze.torch_reductions import (
     _MIXERS,
     REDUCTIONS,
@@ -170,6 +170,10 @@ def operate(interp, name: str, args: list, kwargs: dict, shown: str) -> Any:
         handled = pos.operate(interp, name, args, kwargs)
         if handled is not NotImplemented:
             return handled
+    if name in ("max", "amax") and len(args) == 1 and not kwargs:
+        last = pos.last(x)
+        if last is not None:
+            return last
     fn = _TABLE.get(name)
     if fn is not None:
         return fn(interp, *args, **kwargs)
@@ -242,9 +246,10 @@ _TABLE: dict[str, Any] = {
     "bmm": matmul, "baddbmm": baddbmm, "addmm": addmm, "linear": linear, "softmax": softmax,
     "conv1d": conv1d, "size": size, "dim": dim, "numel": numel, "item": item,
     "cpu": same_value, "cuda": same_value, "tensor_split": chunk, "tril": tril,
-    "triu": triu, "fill": fill_, "new_zeros": new_filled("zeros"),
-    "new_ones": new_filled("ones"), "new_full": new_filled("full"),
-    "new_empty": new_filled("empty"), "logical_not": logical("invert"),
+    "triu": triu, "fill": fill_, "outer": outer, "ger": outer,
+    "new_zeros": new_filled("zeros"), "new_ones": new_filled("ones"),
+    "new_full": new_filled("full"), "new_empty": new_filled("empty"),
+    "logical_not": logical("invert"),
     "logical_and": logical("bitand"), "logical_or": logical("bitor"),
     "logical_xor": logical("xor"), "bitwise_not": bitwise("invert"),
     "bitwise_and": bitwise("bitand"), "bitwise_or": bitwise("bitor"),

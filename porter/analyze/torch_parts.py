@@ -3,6 +3,7 @@
 from typing import Any
 
 from porter.analyze import axes as ax
+from porter.analyze import legacy_cache
 from porter.analyze import positions as pos
 from porter.analyze.expert_loops import PairIndex
 from porter.analyze.graph import (
@@ -12,6 +13,7 @@ from porter.analyze.graph import (
     sized_axis,
 )
 from porter.analyze.symbols import Sym, arith, constant, contains, same, unwrap
+from porter.analyze.table_rows import at_rows
 from porter.analyze.token_axes import forbid_tokens
 from porter.analyze.torch_shapes import rearranged, unsqueeze
 
@@ -115,6 +117,10 @@ def _unhashable(item) -> bool:
 def _gather_rows(interp, x: Node, items: list) -> Node:
     """table[ids]: rows picked by a tensor of ids, as an embedding does."""
     items = items[:1] + [i for i in items[1:] if i != slice(None)]
+    if len(items) == 1:
+        formula = at_rows(interp, x, items[0])
+        if formula is not None:
+            return formula
     if len(items) != 1 or any(has_role(a, "batch", "seq", "hist") for a in x.axes):
         raise interp.gap("a tensor is indexed by a tensor")
     ids = items[0]
@@ -261,6 +267,8 @@ def unbind(interp, x, dim=0):
 def cat(interp, tensors, dim=0, axis=None):
     dim = dim if axis is None else axis
     tensors = [interp.resolve(t) for t in tensors]
+    if any(legacy_cache.is_past(t) for t in tensors):
+        return legacy_cache.join_past(interp, tensors, constant(dim))
     if any(not isinstance(t, Node) for t in tensors):
         raise interp.gap("`cat` of something that isn't a tensor")
     at = ax.normalize(constant(dim), len(tensors[0].axes))

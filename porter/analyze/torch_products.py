@@ -121,3 +121,7 @@ def _spread(interp, x: Node, count: int) -> Node:
     for _ in range(count):
         x = unsqueeze(interp, x, len(x.axes))
     return x
+
+
+def outer(interp, a: Node, b: Node) -> Node:
+    return binary(interp, "mul", unsqueeze(interp, a, -1), unsqueeze(interp, b, 0))

@@ -118,6 +118,13 @@ class Module:
         return self.cls.name if self.cls else str(self.leaf)
 
 
+@dataclass(frozen=True)
+class Peeked:
+    """One layer of many, that is only asked what it has."""
+
+    module: Module
+
+
 @dataclass(eq=False)
 class Choice:
     """Either of two values that aren't both tensors or scalars, by a config condition."""
@@ -129,7 +136,14 @@ class Choice:
 
 @dataclass(eq=False)
 class Cache:
-    """transformers' key/value cache."""
+    """transformers' key/value cache. kind: the name of its class. A static one has room
+    for tokens to come, which a causal mask hides; it is taken for one without."""
+
+    kind: str = "DynamicCache"
+
+    @property
+    def is_static(self) -> bool:
+        return self.kind in ("StaticCache", "HybridCache", "SlidingWindowCache")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ transformers' ROPE_INIT_FUNCTIONS; the table stands in docs/rope.md.
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from porter.analyze.equal_sizes import EqualSizes
 from porter.analyze.symbols import (
@@ -55,20 +55,34 @@ _YARN = """\
 """
 
 
-def rope_check(profile: Profile, partial: bool, longrope: bool) -> str:
-    """The text of the check, for a source that rotates part of the head or all of it."""
-    types = [t for t in profile.rope_types if longrope or t != "longrope"]
-    yarn = _YARN.format(names=_tuple(profile.yarn_lacks)) if profile.yarn_lacks else ""
-    return _CHECK.format(
+def rope_check(profile: Profile, partial: bool, of_source: Sequence[str]) -> str:
+    """The text of the check, for a source that rotates part of the head or all of it,
+    and the rope types for which it does what vLLM does."""
+    types = [t for t in profile.rope_types if t in of_source]
+    lacks = profile.yarn_lacks if "yarn" in types else ()
+    text = _CHECK.format(
         types=_tuple(types),
         partial="" if partial else _PARTIAL,
         dynamic=_DYNAMIC if "dynamic" in types else "",
-        yarn=yarn,
+        yarn=_YARN.format(names=_tuple(lacks)) if lacks else "",
     )
+    return "\n".join(_for_types(text.splitlines(), types))
+
+
+def _for_types(lines: list[str], types: Sequence[str]) -> Iterator[str]:
+    """Without what is asked of a type that is refused anyway."""
+    skipping = False
+    for line in lines:
+        if line.startswith("    ") and line[4] != " ":
+            asked = re.search(r'rope_type == "(\w+)"', line)
+            skipping = asked is not None and asked[1] not in types
+        if not skipping:
+            yield line
 
 
 def _tuple(names: Sequence[str]) -> str:
-    return "(" + ", ".join(f'"{n}"' for n in names) + ")"
+    comma = "," if len(names) == 1 else ""
+    return "(" + ", ".join(f'"{n}"' for n in names) + comma + ")"
 
 
 _DEFAULT_ONLY = """\

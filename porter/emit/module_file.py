@@ -115,7 +115,13 @@ def _config_checks(
         checks += dict.fromkeys(_rope_call(rope, position) for rope in ropes)
         any_factor = table.partial or facts.config.sets_partial_rotary
         rotates = all(r.op == "rope" for r in ropes) and table.pairing == "halves"
-        functions.append(rope_check(profile, any_factor, longrope=rotates))
+        types = [
+            t
+            for t in table.types
+            if (rotates or t != "longrope")
+            and all(t in r.attrs["table"].types for r in ropes)
+        ]
+        functions.append(rope_check(profile, any_factor, types))
     return checks, functions
 
 

@@ -27,6 +27,7 @@ from porter.analyze.symbols import (
 from porter.analyze.values import is_scalar
 from porter.transforms.base import Transform
 from porter.transforms.matching import either_way, is_number, is_op, strip_casts
+from porter.transforms.rope_types import TYPES, match_by_type
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Table:
     positions: Node
     pairing: str  # "halves": (f, f); "pairs": each twice
     partial: bool  # dim = int(head_dim * partial_rotary_factor)
+    types: tuple[str, ...] = TYPES  # for which it is so
 
     def same_as(self, other: "Table") -> bool:
         return (
@@ -250,6 +252,17 @@ def _turned_pairs(turned: Node, cat: Node, x) -> str | None:
 
 def match_table(node, fn: str) -> Table | None:
     """cos or sin of the angles, times transformers' attention scaling."""
+    found = _match_table(node, fn)
+    if found is None and isinstance(node, Node):
+        by_type = match_by_type(node, fn)
+        if by_type is not None:
+            parameters, dim, place, pairing, types = by_type
+            partial = _is_partial(dim, parameters)
+            return Table(parameters, dim, place, pairing, partial, types)
+    return found
+
+
+def _match_table(node, fn: str) -> Table | None:
     node, doubled = _under_views(node)
     scaling = None
     if is_op(node, "mul"):

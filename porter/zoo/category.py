@@ -21,7 +21,7 @@ _EXPERTS = re.compile(
 _LATENT = re.compile(r"^kv_lora_rank$")
 _STATE = re.compile(
     r"d_state|ssm|state_size|d_conv|conv_kernel|conv_L|lru_|short_conv|linear_conv|"
-    r"linear_attn|attention_hidden_size|chunkwise|block_type_window|^cca_"
+    r"linear_attn|(?<!cross_)attention_hidden_size|chunkwise|block_type_window|^cca_"
 )
 
 

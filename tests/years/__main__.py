@@ -1,0 +1,81 @@
+"""python -m tests.years RELEASE... [--only ARCH...] [--tp N] [--convert-only]
+
+RELEASE is a folder with a transformers package, made by
+    pip install --no-deps --target DIR transformers==4.46.3
+(and beside it the tokenizers and huggingface_hub that it asks for). Lists the attention
+decoders of each release: converted, verified against that release's own model, refused
+and why. With --unless RELEASE only those that another release doesn't have. Exit code 1
+where one differs or fails.
+"""
+
+import argparse
+import json
+import sys
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+from porter.console import print_table, say
+from porter.release import version_of
+from tests.years.sweep import Outcome, decoders, run_release
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.years", description=__doc__)
+    parser.add_argument("releases", nargs="+", type=Path, metavar="RELEASE")
+    parser.add_argument("--only", nargs="*", default=[], metavar="ARCH")
+    parser.add_argument("--unless", type=Path, metavar="RELEASE")
+    parser.add_argument("--tp", type=int, default=1, metavar="N")
+    parser.add_argument("--convert-only", action="store_true")
+    parser.add_argument("--invariances", action="store_true")
+    parser.add_argument("--workers", type=int, default=1, metavar="N")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    arguments = parser.parse_args()
+    outcomes: dict[str, list[Outcome]] = {}
+    for release in arguments.releases:
+        names = list(arguments.only)
+        if arguments.unless is not None:
+            known = {s.architecture for s, _ in decoders(arguments.unless)}
+            mine = {s.architecture for s, _ in decoders(release)} - known
+            names = sorted(mine & set(names) if names else mine)
+        version = version_of(release.resolve() / "transformers")
+        outcomes[version] = run_release(
+            release.resolve(),
+            names,
+            convert_only=arguments.convert_only,
+            tp=arguments.tp,
+            invariances=arguments.invariances,
+            workers=arguments.workers,
+            finished=lambda o: say(f"{o.architecture}: {o.status}", sys.stderr),
+        )
+        show(version, outcomes[version])
+    if arguments.json:
+        found = {v: [asdict(o) for o in each] for v, each in outcomes.items()}
+        arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+    every = [o for each in outcomes.values() for o in each]
+    return 1 if any(o.status in ("differs", "failed") for o in every) else 0
+
+
+def show(version: str, outcomes: list[Outcome]) -> None:
+    """The table of one release and its totals, for all and for the dense ones."""
+    rows = [
+        (o.architecture, o.category, o.status, o.reason or _error(o)) for o in outcomes
+    ]
+    print_table([f"transformers {version}", "kind", "became", "why, or rel RMSE"], rows)
+    for kinds in ({"attention"}, {o.category for o in outcomes}):
+        chosen = [o for o in outcomes if o.category in kinds]
+        counts = Counter(o.status for o in chosen)
+        good = counts["verified"] + counts["converted"]
+        share = 100 * good / len(chosen) if chosen else 0.0
+        told = ", ".join(f"{n} {status}" for status, n in counts.most_common())
+        say(
+            f"{version}, {'+'.join(sorted(kinds))}: {len(chosen)}: {told}; {share:.0f}%"
+        )
+
+
+def _error(outcome: Outcome) -> str:
+    return "" if outcome.rel_rmse is None else f"{outcome.rel_rmse:.1e}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
