@@ -207,6 +207,11 @@ def call(interp, name: str, args: list, kwargs: dict) -> Any:
     if short.endswith("Cache") or short == "from_legacy_cache":
         if interp.cacheless:
             raise interp.gap("a cache that the model isn't given at the next step")
+        if short == "from_legacy_cache" and args:
+            if isinstance(args[0], Cache):
+                return args[0]
+            if legacy_cache.is_past(args[0]):
+                interp.past.touched = True
         interp.caches += 1
         return Cache(short if short.endswith("Cache") else "DynamicCache")
     if is_output(name):
@@ -220,6 +225,7 @@ def call(interp, name: str, args: list, kwargs: dict) -> Any:
     if short in (
         "is_torchdynamo_compiling",
         "is_tracing",
+        "is_torch_fx_proxy",
         "is_flash_attn_available",
         "is_torch_available",
     ):
@@ -473,6 +479,8 @@ def _module_method(interp, obj: Module, name: str, args: list, kwargs: dict):
         return interp.call_module(obj, args, kwargs)
     if name == "get_head_mask" and args and args[0] is None:
         return SymList(None, args[1])
+    if name in ("named_parameters", "parameters") and interp.initialising:
+        return []  # parameters: the checkpoint has their values
     if name in ("warn_if_padding_and_no_attention_mask", "get_head_mask"):
         return None if name[0] == "w" else Opaque("a head mask")
     if name in ("register_parameter",):
@@ -572,6 +580,8 @@ def _bool(interp, x=False):
 
 def _len(interp, x):
     x = interp.resolve(x)
+    if isinstance(x, legacy_cache.PastLayer):
+        return 2
     if isinstance(x, (tuple, list, dict, str)):
         return len(x)
     if isinstance(x, Node):

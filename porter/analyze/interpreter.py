@@ -41,6 +41,7 @@ from porter.analyze.symbols import (
     contains,
     key,
     negate,
+    poly,
     same,
     unwrap,
 )
@@ -214,7 +215,7 @@ class Interpreter(
             if not rest:
                 return not short
             return rest[0] if len(rest) == 1 else Sym(cond.op, tuple(rest))
-        if cond.op == "lt" and same(cond.args[0], 0) and same(cond.args[1], PAST):
+        if cond.op == "lt" and same(cond.args[0], 0) and _counts_past(cond.args[1]):
             later = self.decide(FIRST)
             return (not later) if isinstance(later, bool) else negate(later)
         verdict = beyond_length(self, cond)
@@ -605,6 +606,12 @@ def _arg_key(arg):
 
 def _dtype_key(dtype):
     return ("n", dtype.id) if isinstance(dtype, Node) else dtype
+
+
+def _counts_past(x) -> bool:
+    """A number that is 0 just where nothing is past."""
+    terms = poly(x) if isinstance(unwrap(x), Sym) else {}
+    return len(terms) == 1 and any(a == PAST.key for m in terms for a, _ in m)
 
 
 def _only_pairs(value) -> bool:

@@ -13,6 +13,7 @@ from porter.analyze.graph import Node, axis_size, has_role
 from porter.analyze.sequences import SymList
 from porter.analyze.symbols import (
     ARITHMETIC,
+    BATCH,
     LAYER,
     PAST,
     Sym,
@@ -54,7 +55,7 @@ class Record:
     """What a source does with such a cache, to be checked when all is read."""
 
     touched: bool = False
-    asked: list[int] = field(default_factory=list)  # axes asked for their length
+    asked: list[tuple[int, int]] = field(default_factory=list)  # (which, axis)
     joined: dict[int, tuple[Node, int]] = field(default_factory=dict)
     returned: bool = False
 
@@ -68,10 +69,12 @@ def item(interp, past: Any, index: Any) -> Any:
         interp.past.touched = True
         if same(index, LAYER) or constant(index) == 0:
             return PastLayer(index)
+    elif isinstance(past, PastLayer) and index == slice(None, 2):
+        return past
     elif isinstance(past, PastLayer) and constant(index) in (0, 1):
         return PastStates(int(constant(index)), past.layer)
     elif isinstance(past, PastShape) and isinstance(index, int):
-        interp.past.asked.append(index)
+        interp.past.asked.append((past.states.which, index))
         return PAST
     raise interp.gap("this part of the cache isn't followed")
 
@@ -92,6 +95,8 @@ def method(interp, past: Any, name: str, args: list) -> Any:
             return item(interp, PastShape(past), args[0])
         if name in ("to", "type_as", "contiguous"):
             return past
+        if name == "numel":
+            return arith("mul", BATCH, PAST)  # 0 where there is nothing past
     raise interp.gap(f"`.{name}()` of the cache isn't followed")
 
 
@@ -119,7 +124,7 @@ def see_returned(interp, old: Any, value: Any) -> None:
         return
     if len(value) != len(old) + 1 or not isinstance(value[-1], (tuple, list)):
         return
-    nodes = [n for n in value[-1] if isinstance(n, Node)]
+    nodes = [strip_casts(n) for n in value[-1] if isinstance(n, Node)]
     if not any(n is made for n in nodes for made, _ in joined.values()):
         return
     if len(nodes) != 2 or any(
@@ -129,6 +134,12 @@ def see_returned(interp, old: Any, value: Any) -> None:
     interp.past.returned = True
 
 
+def strip_casts(node: Node) -> Node:
+    while node.op == "cast":
+        node = node.args[0]
+    return node
+
+
 def check(interp) -> None:
     """What must hold of a cache that was read, once everything is."""
     record = interp.past
@@ -136,9 +147,10 @@ def check(interp) -> None:
         return
     if len(record.joined) != 2 or not record.returned:
         raise interp.gap("the cache that the model reads isn't the one that it returns")
-    for made, at in record.joined.values():
+    for which, axis in record.asked:
+        made, at = record.joined[which]
         rank = len(made.axes)
-        if any(not -rank <= d < rank or d % rank != at for d in record.asked):
+        if not -rank <= axis < rank or axis % rank != at:
             raise interp.gap("the cache's length is read from another axis")
 
 

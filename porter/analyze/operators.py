@@ -286,7 +286,10 @@ class Operators(Part):
         return False
 
     def _none_of_choice(self, cond, then, other):
-        a, b = self.is_none(then), self.is_none(other)
+        with self.assuming(cond, True):
+            a = self.decide(self.is_none(then))
+        with self.assuming(cond, False):
+            b = self.decide(self.is_none(other))
         if a is True and b is False:
             return cond
         if a is False and b is True:

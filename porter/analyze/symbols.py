@@ -319,6 +319,11 @@ def compare(op: str, a, b):
     ca, cb = constant(a), constant(b)
     if ca is not None and cb is not None:
         return {"lt": ca < cb, "le": ca <= cb, "gt": ca > cb, "ge": ca >= cb}[op]
+    if _numeric(a) and _numeric(b) and (is_symbolic(a) or is_symbolic(b)):
+        difference = poly(Sym("sub", (a, b)))
+        if set(difference) <= {()}:
+            d = difference.get((), Fraction(0))
+            return {"lt": d < 0, "le": d <= 0, "gt": d > 0, "ge": d >= 0}[op]
     if op == "lt":
         return Sym("lt", (a, b))
     if op == "gt":
