@@ -213,8 +213,8 @@ class Attributes(Part):
         return ExternalMethod(obj, name)
 
     def config_attribute(self, obj: Config, name: str) -> Any:
-        if name == "_attn_implementation":
-            return "eager"
+        if name in ("_attn_implementation", "attn_implementation"):
+            return "eager"  # what every other one computes too
         for field, value in obj.changed:
             if field == name:
                 return value

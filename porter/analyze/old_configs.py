@@ -16,9 +16,12 @@ _SCALING = "rope_scaling"
 
 
 def is_old(config: Config) -> bool:
-    """Whether the config class is of before `rope_parameters`."""
+    """Whether the config class is written as before `rope_parameters`."""
     fields = config.fields
-    return fields is not None and not fields.declares("rope_parameters")
+    if fields is None:
+        return False
+    own = any(name in fields.fields for name in _THETA)
+    return own or not fields.declares("rope_parameters")
 
 
 def parameters_of(config: Config) -> Sym:

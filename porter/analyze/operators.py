@@ -24,7 +24,6 @@ from porter.analyze.symbols import (
     is_positive,
     is_symbolic,
     negate,
-    same,
     unwrap,
 )
 from porter.analyze.torch_complex import Complex
@@ -224,20 +223,11 @@ class Operators(Part):
         if isinstance(left, Opaque) or isinstance(right, Opaque):
             return Opaque("a comparison with an unknown value")
         if isinstance(left, (tuple, list)) and isinstance(right, (tuple, list)):
-            equal = len(left) == len(right) and all(
-                same(a, b) for a, b in zip(left, right, strict=True)
-            )
-            if not equal and (
-                any(map(is_symbolic, left)) or any(map(is_symbolic, right))
-            ):
-                return self._shapes_differ(op)
-            return equal if isinstance(op, ast.Eq) else not equal
+            equal = _all_equal(left, right)
+            return equal if isinstance(op, ast.Eq) else _flip(equal)
         if not (is_scalar(left) and is_scalar(right)):
             raise self.gap("this comparison isn't followed")
         return compare(_COMPARE[type(op)], left, right)
-
-    def _shapes_differ(self, op):
-        raise self.gap("a comparison of symbolic shapes can't be decided")
 
     def contains(self, item, container):
         container = self.resolve(container)
@@ -360,6 +350,22 @@ class Operators(Part):
             return self.decide(Sym("or", (cond, b)))
         both = Sym("and", (cond, a)), Sym("and", (negate(cond), b))
         return self.decide(Sym("or", both))
+
+
+def _all_equal(left, right) -> Any:
+    """Whether two sequences are equal: a bool, or a condition on sizes."""
+    if len(left) != len(right):
+        return False
+    open_: list[Any] = []
+    for a, b in zip(left, right, strict=True):
+        verdict = compare("eq", a, b) if is_scalar(a) and is_scalar(b) else a is b
+        if verdict is False:
+            return False
+        if verdict is not True:
+            open_.append(verdict)
+    if not open_:
+        return True
+    return open_[0] if len(open_) == 1 else Sym("and", tuple(open_))
 
 
 def _flip(outcome):

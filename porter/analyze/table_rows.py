@@ -19,11 +19,16 @@ _ALONG_ROWS = {
 
 
 def at_rows(interp, x: Node, ids: Node) -> Node | None:
-    """x[ids] as a formula of the ids, or None."""
-    if not x.axes or not x.axes[0]:
+    """x[ids] as a formula of the ids, or None. The rows are x's first axis of more than
+    one element; axes of one element before it go."""
+    if not any(x.axes):
         return None
     fn = _FORMS.get(x.op) or (_elementwise if x.op in _ALONG_ROWS else None)
     return fn(interp, x, ids) if fn is not None else None
+
+
+def _row(x: Node) -> int:
+    return next(i for i, axis in enumerate(x.axes) if axis)
 
 
 def _range(interp, x: Node, ids: Node) -> Node | None:
@@ -52,12 +57,12 @@ def _buffer(interp, x: Node, ids: Node) -> Node | None:
 
 def _rearrange(interp, x: Node, ids: Node) -> Node | None:
     base = x.args[0]
-    if not base.axes or base.axes[0] != x.axes[0]:
+    if not any(base.axes) or base.axes[_row(base)] != x.axes[_row(x)]:
         return None
     inner = at_rows(interp, base, ids)
     if inner is None:
         return None
-    return rearranged(interp, inner, lambda: (*ids.axes, *x.axes[1:]))
+    return rearranged(interp, inner, lambda: (*ids.axes, *x.axes[_row(x) + 1 :]))
 
 
 def _slice(interp, x: Node, ids: Node) -> Node | None:
@@ -67,7 +72,7 @@ def _slice(interp, x: Node, ids: Node) -> Node | None:
     inner = at_rows(interp, base, ids)
     if inner is None:
         return None
-    if x.attrs["dim"] == -len(x.axes):
+    if x.attrs["dim"] == _row(x) - len(x.axes):
         whole = same(low, 0) and x.attrs["step"] == 1
         return inner if whole else None
     at = len(inner.axes) + x.attrs["dim"]
@@ -77,7 +82,7 @@ def _slice(interp, x: Node, ids: Node) -> Node | None:
 def _cat(interp, x: Node, ids: Node) -> Node | None:
     from porter.analyze.torch_parts import cat
 
-    if x.attrs["dim"] == -len(x.axes):
+    if x.attrs["dim"] <= _row(x) - len(x.axes):
         return None
     parts = [at_rows(interp, part, ids) for part in x.args[0]]
     if any(p is None for p in parts):
@@ -96,18 +101,23 @@ def _phi(interp, x: Node, ids: Node) -> Node | None:
 def _elementwise(interp, x: Node, ids: Node) -> Node | None:
     args: list[Any] = []
     for arg in x.args:
-        if isinstance(arg, Node) and len(arg.axes) == len(x.axes):
-            arg = _aligned(interp, arg, ids)
+        if isinstance(arg, Node):
+            arg = _aligned(interp, arg, ids, _row(x) - len(x.axes))
             if arg is None:
                 return None
         args.append(arg)
     return interp.elementwise(x.op, *args, dtype=x.dtype)
 
 
-def _aligned(interp, arg: Node, ids: Node) -> Node | None:
-    if arg.axes[0]:
-        return at_rows(interp, arg, ids)
-    return rearranged(interp, arg, lambda: arg.axes[1:])
+def _aligned(interp, arg: Node, ids: Node, row: int) -> Node | None:
+    """An operand at the rows; row: their axis, counted from the end."""
+    if len(arg.axes) < -row:
+        return arg
+    if arg.axes[row]:
+        return at_rows(interp, arg, ids) if _row(arg) == len(arg.axes) + row else None
+    if any(arg.axes[:row]):
+        return None
+    return rearranged(interp, arg, lambda: arg.axes[len(arg.axes) + row + 1 :])
 
 
 _FORMS = {

@@ -78,6 +78,7 @@ def _creation(interp, short: str, args: list, kwargs: dict):
         "is_tracing",
         "is_autocast_enabled",
         "is_compiling",
+        "is_available",
     ):
         return False
     if short == "device":
@@ -179,7 +180,7 @@ def _math(interp, short: str, args: list):
     number = constant(args[0])
     if short == "sqrt":
         return math.sqrt(number) if number is not None else arith("pow", args[0], 0.5)
-    if number is not None and not is_symbolic(args[0]):
+    if number is not None and not any(map(is_symbolic, args)):
         return getattr(math, short)(*args)
     return Sym("call", (f"math.{short}", *args))
 

@@ -7,8 +7,8 @@ shift, sort or join along the token axes are Gaps by construction.
 from typing import Any
 
 from porter.analyze import axes as ax
+from porter.analyze import einops, torch_complex
 from porter.analyze import positions as pos
-from porter.analyze import torch_complex
 from porter.analyze.graph import (
     Node,
     axis_size,
@@ -109,6 +109,8 @@ from porter.analyze.values import (
 def call(interp, name: str, args: list, kwargs: dict) -> Any:
     """A function of torch: `torch.cat`, `torch.nn.functional.silu`, ..."""
     short = name.rsplit(".", 1)[-1]
+    if name in ("einops.rearrange", "einops.einops.rearrange"):
+        return einops.rearrange(interp, *args, **kwargs)
     if not name.startswith(("torch.", "math.", "numpy.")):
         return _unknown(interp, name, args, kwargs)
     if name.startswith("math."):

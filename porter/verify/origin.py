@@ -9,8 +9,19 @@ from typing import Any
 
 from porter.gap import CannotRun, UsageError
 from porter.provenance import Provenance, read_provenance
-from porter.release import VARIABLE, installed_root, package_of, version_of
-from porter.verify.reference import class_of_module, class_of_text, foreign_class
+from porter.release import (
+    VARIABLE,
+    installed_root,
+    package_of,
+    transformers_root,
+    version_of,
+)
+from porter.verify.reference import (
+    class_of_module,
+    class_of_text,
+    foreign_class,
+    require_trust,
+)
 
 _VERSION = re.compile(r"^transformers (\S+) models/")
 _INSTALLED = re.compile(r"(?:^|[/ ])(models/[\w/]+)\.py$")
@@ -91,6 +102,10 @@ def find_source(
             f"{port} was made from {provenance.source}, which is neither in the "
             "installed transformers nor in a model folder: give the folder with --model"
         )
+    chosen = transformers_root()
+    if chosen != installed_root():  # named by --transformers: it runs there
+        require_trust(folder, trust_remote_code)
+        return Source(None, folder, chosen.parent, "", architecture)
     return Source(foreign_class(folder, trust_remote_code), folder)
 
 

@@ -32,19 +32,22 @@ def trace_release(
     release: Path,
     module: str,
     architecture: str,
+    code: Path | None,
     model_dir: Path | None,
     scratch: Path,
     **options: Any,
 ) -> tuple[Path, list[Trace], Checkpoint | None]:
     """(model folder, traces, checkpoint if made) of a class of the release in `release`.
 
-    module: `transformers.models.<folder>.<file>`. options: config_overrides, seed,
+    module: `transformers.models.<folder>.<file>`; code: a trusted folder with code of its
+    own instead. options: config_overrides, seed,
     allow_pickle, max_tokens of `make_subject`. Raises what that process raised.
     """
     scratch.mkdir(parents=True, exist_ok=True)
     job = {
         "module": module,
         "architecture": architecture,
+        "code": str(code.resolve()) if code else None,
         "model_dir": str(model_dir) if model_dir else None,
         "folder": str(scratch / "checkpoint"),
         "answer": str(scratch / "answer.pt"),
@@ -98,14 +101,19 @@ def main(path: str) -> None:
 
 
 def _answer(job: dict[str, Any]) -> dict[str, Any]:
-    from porter.verify.reference import class_of_module
+    from porter.verify.origin import Source
+    from porter.verify.reference import class_of_module, foreign_class
     from porter.verify.verification import make_subject
 
     torch.set_num_threads(1)
-    model_class = class_of_module(job["module"], job["architecture"])
+    if job["code"]:
+        code = Path(job["code"])
+        source = Source(foreign_class(code, trust_remote_code=True), code)
+    else:
+        source = Source(class_of_module(job["module"], job["architecture"]))
     model_dir = Path(job["model_dir"]) if job["model_dir"] else None
     options = job["options"]
-    subject = make_subject(model_class, model_dir, Path(job["folder"]), **options)
+    subject = make_subject(source, model_dir, Path(job["folder"]), **options)
     checkpoint = subject.checkpoint
     made = None
     if checkpoint is not None:

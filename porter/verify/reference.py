@@ -88,11 +88,8 @@ def read_config(model_dir: Path) -> dict[str, Any]:
     return config
 
 
-def foreign_class(model_dir: Path, trust_remote_code: bool) -> type:
-    """The causal LM class of the code that the model folder brings with itself.
-
-    Raises UsageError without the flag: importing that code runs it.
-    """
+def require_trust(model_dir: Path, trust_remote_code: bool) -> str:
+    """The name of the causal LM in the folder's code; UsageError without the flag."""
     auto_map = read_config(model_dir).get("auto_map") or {}
     reference = auto_map.get("AutoModelForCausalLM")
     if reference is None:
@@ -101,9 +98,26 @@ def foreign_class(model_dir: Path, trust_remote_code: bool) -> type:
         raise UsageError(
             f"{model_dir}: running its own code {reference!r} needs --trust-remote-code"
         )
+    return str(reference)
+
+
+def foreign_class(model_dir: Path, trust_remote_code: bool) -> type:
+    """The causal LM class of the code that the model folder brings with itself.
+
+    Raises UsageError without the flag: importing that code runs it.
+    """
+    reference = require_trust(model_dir, trust_remote_code)
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-    return get_class_from_dynamic_module(reference, str(model_dir))
+    try:
+        return get_class_from_dynamic_module(reference, str(model_dir))
+    except (
+        Exception
+    ) as error:  # its code is written for some release, and some packages
+        raise CannotRun(
+            f"{model_dir}: its own code can't be imported here: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def load_reference(

@@ -144,6 +144,7 @@ def make_subject(
             source.release,
             source.module,
             source.architecture,
+            source.code,
             model_dir,
             scratch,
             config_overrides=config_overrides,
