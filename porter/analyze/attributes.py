@@ -229,9 +229,9 @@ class Attributes(Part):
             name = fields.canonical(name)
         if (obj.path, name) in self.config_values:
             return self.resolve(self.config_values[obj.path, name])
-            moved = old_configs.rope_field(obj, name)
-            if moved is not None:
-                return moved
+        moved = old_configs.rope_field(obj, name)
+        if moved is not None:
+            return moved
         return config_field(obj.path, name)
 
 

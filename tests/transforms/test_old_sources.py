@@ -62,3 +62,65 @@ class TernLayer:
     assert "% 2" in text and "2.0" in text
     always = port(case.replace("if bool(self.attention.layer_idx % 2):", "if True:"))
     assert text != always
+
+
+OLD_CONFIG = """
+class TernConfig(PreTrainedConfig):
+    model_type = "tern"
+
+    def __init__(
+        self,
+        vocab_size=100,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        hidden_act="silu",
+        max_position_embeddings=128,
+        norm_eps=1e-6,
+        attention_bias=False,
+        rope_theta=10000.0,
+        rope_scaling=None,
+        **kwargs,
+    ):
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size
+        self.intermediate_size = intermediate_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.num_key_value_heads = num_key_value_heads
+        self.head_dim = head_dim
+        self.hidden_act = hidden_act
+        self.max_position_embeddings = max_position_embeddings
+        self.norm_eps = norm_eps
+        self.attention_bias = attention_bias
+        self.rope_theta = rope_theta
+        self.rope_scaling = rope_scaling
+        super().__init__(**kwargs)
+
+
+class TernRotaryEmbedding:
+    def __init__(self, config: TernConfig):
+        super().__init__()
+        self.config = config
+        steps = torch.arange(0, config.head_dim, 2, dtype=torch.float)
+        inv_freq = 1.0 / config.rope_theta ** (steps / config.head_dim)
+        self.attention_scaling = 1.0
+        self.scaling = 1.0
+        if config.rope_scaling is not None and config.rope_scaling["type"] == "linear":
+            self.scaling = config.rope_scaling["factor"]
+        self.register_buffer("inv_freq", inv_freq, persistent=False)
+
+    def forward(self, x, position_ids):
+        angles = (position_ids[..., None].float() / self.scaling) * self.inv_freq
+        angles = torch.cat((angles, angles), dim=-1)
+        return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+"""
+
+
+def test_old_rope_fields_are_read_where_they_are_now() -> None:
+    text = port(OLD_CONFIG)
+    assert "rope_parameters=config.rope_parameters" in text
+    assert "rope_theta" not in text and "rope_scaling" not in text
