@@ -147,6 +147,9 @@ class Operators(Part):
                 continue
             with self.assuming(verdict, not is_or):
                 other = self.eval(part, env)
+            if isinstance(other, Opaque) and not is_or and self.refuse_where(verdict):
+                value = False  # what is asked beyond the config can't be known
+                continue
             value = self._bool_join(is_or, verdict, value, other)
         return value
 

@@ -171,9 +171,12 @@ def leaky_relu(interp, x, negative_slope=0.01, inplace=False):
 
 
 def clamp(interp, x, min=None, max=None):
-    for bound in (min, max):
-        if isinstance(bound, Node):
-            raise interp.gap("`clamp` by a tensor isn't followed")
+    if isinstance(min, Node):
+        x, min = binary(interp, "maximum", x, min), None
+    if isinstance(max, Node):
+        x, max = binary(interp, "minimum", x, max), None
+    if min is None and max is None:
+        return x
     return interp.node("clamp", (x, min, max), x.axes, dtype=x.dtype)
 
 

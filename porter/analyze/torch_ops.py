@@ -257,7 +257,7 @@ _TABLE: dict[str, Any] = {
     "bitwise_and": bitwise("bitand"), "bitwise_or": bitwise("bitor"),
     "bitwise_xor": bitwise("xor"), "topk": topk, "gather": gather, "scatter": scatter,
     "index_select": index_select,
-    "one_hot": one_hot, "max": extreme("max"), "min": extreme("min"), "argmax": argmax,
+    "one_hot": one_hot, "max": max_along, "min": extreme("min"), "argmax": argmax,
     "nonzero": nonzero,
 }  # fmt: skip
 for _names, _op in (
@@ -276,7 +276,6 @@ _TABLE |= {
     "layer_norm": layer_norm,
     "rms_norm": rms_norm,
     "norm": vector_norm,
-    "max": max_along,
     "sub": sub,
 }
 for _name, _tag in _DTYPES.items():

@@ -10,6 +10,7 @@ from porter.analyze.graph import (
 from porter.analyze.symbols import constant, describe, is_symbolic, same
 from porter.analyze.token_axes import _mixes, forbid_tokens
 from porter.analyze.torch_elementwise import binary, dtype_tag
+from porter.analyze.torch_selection import extreme
 from porter.analyze.values import Choice, Opaque, Output, is_scalar
 
 REDUCTIONS = {"mean", "sum", "amax", "amin", "var", "std", "prod", "logsumexp"}
@@ -109,11 +110,11 @@ def reduce(interp, name: str, x: Node, dim=None, keepdim=False, **kwargs) -> Nod
 
 
 def max_along(interp, x: Node, *args, **kwargs):
-    """max(x, dim): the largest values, of which only these may be read."""
-    if (args and isinstance(args[0], Node)) or isinstance(kwargs.get("other"), Node):
-        return binary(interp, "maximum", x, args[0] if args else kwargs["other"])
-    if not args and "dim" not in kwargs:
-        return _along(interp, "max", x)
+    """max(x, dim): the largest values and their places; along the cached tokens only the
+    values may be read."""
+    dim = constant(args[0] if args else kwargs.get("dim"))
+    if dim is None or not has_role(x.axes[ax.normalize(dim, len(x.axes))], "hist"):
+        return extreme("max")(interp, x, *args, **kwargs)
     values = reduce(interp, "amax", x, *args, **kwargs)
     return Output({"values": values, "indices": Opaque("the indices of `max`")})
 

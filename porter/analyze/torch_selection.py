@@ -11,7 +11,7 @@ from porter.analyze.graph import Axis, Node, axis_size, feature_axis, has_role
 from porter.analyze.symbols import constant, same
 from porter.analyze.token_axes import forbid_tokens
 from porter.analyze.torch_parts import gathered_rows
-from porter.analyze.values import is_scalar
+from porter.analyze.values import Opaque, is_scalar
 
 
 class Picked(tuple):
@@ -59,12 +59,13 @@ def picked(interp, found: Node, axes) -> Picked:
 def extreme(name: str):
     """max and min along one axis, which come with the place of what they found."""
 
-    def fn(interp, x: Node, dim=None, keepdim=False):
+    def fn(interp, x: Node, dim=None, keepdim=False, other=None):
+        dim = dim if other is None else other
         if isinstance(dim, Node):
             op = "maximum" if name == "max" else "minimum"
             return interp.elementwise(op, x, dim)
         if dim is None:
-            return _all_elements(interp, x, name)
+            return _last_position(x) or _all_elements(interp, x, name)
         at = feature_dim(interp, x, dim, name)
         axes = [() if i == at else a for i, a in enumerate(x.axes)]
         if keepdim is not True:
@@ -76,6 +77,13 @@ def extreme(name: str):
         return picked(interp, found, tuple(axes))
 
     return fn
+
+
+def _last_position(x: Node) -> Opaque | None:
+    """The length so far: only branches on the config may leave it unread."""
+    while x.op == "rearrange":
+        x = x.args[0]
+    return Opaque("the last position") if x.op == "positions" else None
 
 
 def _all_elements(interp, x: Node, name: str):
