@@ -176,3 +176,10 @@ def test_what_only_vllm_has_is_said() -> None:
         build(MERGED, enable_eplb=True)
     with pytest.raises(ValueError, match="activation"):
         build(MERGED, activation="relu6")
+
+
+def test_packed_experts_compute_the_same() -> None:
+    layer = build(with_biases(), has_bias=True)
+    experts = layer.routed_experts
+    experts.quant_method.process_weights_after_loading(experts)
+    torch.testing.assert_close(layer(X, LOGITS), expected(biases=True))

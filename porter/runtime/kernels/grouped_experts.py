@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from porter.runtime.kernels.dispatch import gpu_version
+from porter.runtime.kernels.packed_linear import packed_linear
 
 Activation = Callable[[torch.Tensor], torch.Tensor]
+Packed = list[tuple[torch.Tensor, torch.Tensor]]
 
 
 def sort_by_expert(
@@ -37,13 +39,15 @@ def grouped_mlp(
     b13: torch.Tensor | None,
     b2: torch.Tensor | None,
     activation: Activation,
+    packed: Packed | None = None,
 ) -> torch.Tensor:
     """sum over k of weights * (activation(x w13^T + b13) w2^T + b2), [tokens, hidden].
 
     x: [tokens, hidden]; weights, ids: [tokens, k], ids into the experts here, others
     count for nothing; w13: [experts, 2 * width, hidden]; w2: [experts, hidden, width].
+    packed: each expert's (w13, w2) as `packed_linear` reads them, in place of both.
     """
-    num_experts, top_k = w13.shape[0], ids.shape[1]
+    num_experts, top_k = len(packed or w13), ids.shape[1]
     order, counts = sort_by_expert(ids, num_experts)
     out = torch.zeros_like(x)
     start = 0
@@ -54,9 +58,14 @@ def grouped_mlp(
         start += count
         token = pairs // top_k
         rows = x if count == x.shape[0] == 1 else x[token]
-        bias = None if b13 is None else b13[expert]
-        hidden = activation(F.linear(rows, w13[expert], bias))
-        made = F.linear(hidden, w2[expert], None if b2 is None else b2[expert])
+        first = None if b13 is None else b13[expert]
+        second = None if b2 is None else b2[expert]
+        if packed is not None:
+            inner = activation(packed_linear(rows, packed[expert][0], first))
+            made = packed_linear(inner, packed[expert][1], second)
+        else:
+            inner = activation(F.linear(rows, w13[expert], first))
+            made = F.linear(inner, w2[expert], second)
         made = made * weights.flatten()[pairs, None].to(made.dtype)
         out.index_add_(0, token, made)
     return out

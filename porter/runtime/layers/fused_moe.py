@@ -100,6 +100,7 @@ class MoERunner(nn.Module):
             experts.w13_bias,
             experts.local_w2_bias(),
             self.activation,
+            experts.packed if experts.packs(hidden_states) else None,
         )
         if self.reduce_results and get_tensor_model_parallel_world_size() > 1:
             made = tensor_model_parallel_all_reduce(made)

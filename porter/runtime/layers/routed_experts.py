@@ -13,9 +13,22 @@ from torch import nn
 
 from porter.runtime.accounting import current_account
 from porter.runtime.distributed import divide
+from porter.runtime.kernels.grouped_experts import Packed
+from porter.runtime.kernels.packed_linear import can_pack, pack_weight
 from porter.runtime.parameter import copy_shard, make_parameter
 
 _ONE = re.compile(r"(\d+)\.(\w+)\.(weight|bias)$")
+
+
+class UnquantizedExpertsMethod:
+    """Packs each expert's matrices where the machine can; the plain ones are given up."""
+
+    def process_weights_after_loading(self, layer: "RoutedExperts") -> None:
+        pairs = zip(layer.w13_weight, layer.w2_weight, strict=True)
+        if len(layer.mine) and can_pack(layer.w13_weight):
+            layer.packed = [(pack_weight(a), pack_weight(b)) for a, b in pairs]
+            layer.w13_weight = nn.Parameter(torch.empty(0), requires_grad=False)
+            layer.w2_weight = nn.Parameter(torch.empty(0), requires_grad=False)
 
 
 class RoutedExperts(nn.Module):
@@ -45,6 +58,8 @@ class RoutedExperts(nn.Module):
         self.width = width
         self.w13_weight = make_parameter((count, 2 * width, hidden_size), dtype)
         self.w2_weight = make_parameter((count, hidden_size, width), dtype)
+        self.packed: Packed | None = None
+        self.quant_method = UnquantizedExpertsMethod()
         self.w13_bias: nn.Parameter | None = None
         self.w2_bias: nn.Parameter | None = None
         if has_bias:
@@ -54,6 +69,10 @@ class RoutedExperts(nn.Module):
     @property
     def first(self) -> int:
         return self.mine.start
+
+    def packs(self, x: torch.Tensor) -> bool:
+        """Whether the packed matrices are there to multiply x."""
+        return self.packed is not None and x.dtype == torch.float32
 
     def local_w2_bias(self) -> torch.Tensor | None:
         """The bias of the sum, on the one shard that adds it."""

@@ -18,6 +18,7 @@ def grouped_mlp(
     b13: torch.Tensor | None,
     b2: torch.Tensor | None,
     activation: Activation,
+    packed: kernel.Packed | None = None,
 ) -> torch.Tensor:
     """As the reference; bf16 without biases goes through torch's grouped GEMM."""
     grouped = getattr(torch, "_grouped_mm", None)
