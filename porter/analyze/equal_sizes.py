@@ -13,6 +13,7 @@ from porter.analyze.graph import Span
 from porter.analyze.symbols import (
     Sym,
     arith,
+    constant,
     key,
     poly,
     same,
@@ -90,8 +91,18 @@ def _below(p, atom) -> bool:
 def _may_be_equal(a, b) -> bool:
     if not (_of_config(a) and _of_config(b)):
         return False
+    if _is_one_of_a_count(a, b) or _is_one_of_a_count(b, a):
+        return False
     difference, ratio = poly(arith("sub", a, b)), poly(arith("truediv", a, b))
     return not (set(difference) <= {()} or set(ratio) <= {()})
+
+
+def _is_one_of_a_count(one, count) -> bool:
+    """Whether they are equal only where a count (of heads, say) is 1, which is another
+    model altogether. A ratio of 1 is two equal sizes."""
+    if constant(one) != 1:
+        return False
+    return all(exponent > 0 for term in poly(count) for _, exponent in term)
 
 
 def _of_config(size) -> bool:
