@@ -3,14 +3,15 @@
 import json
 import re
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from porter import __version__
+from porter.analyze.folding import Defaults, Fold, read_folding
 from porter.analyze.model import Facts, analyze
 from porter.emit.module_file import Emitted, emit
-from porter.gap import FAULTS, UsageError, fault
+from porter.gap import FAULTS, NeedsConfig, Refused, UsageError, fault
 from porter.pipeline import run
 from porter.profiles import DEFAULT, profile_of
 from porter.release import (
@@ -53,10 +54,45 @@ def convert(
     """
     target = profile_of(profile)
     path, arch = locate(source, arch)
+    folding = read_folding(config) if config is not None else None
+    try:
+        return _convert(source, path, arch, text, config, folding)
+    except Refused as refusal:
+        if config is None:
+            raise by_config(refusal, path, arch, text) from refusal
+        raise
+
+
+def by_config(refusal: Refused, path: Path, arch: str | None, text: str | None):
+    """The refusal, or NeedsConfig where the branches of one config can be ported."""
+    defaults = Defaults()
+    try:
+        _convert(path, path, arch, text, None, defaults)
+    except Refused:
+        return refusal
+    fields = sorted(defaults.made.used) if defaults.made is not None else []
+    if not fields:
+        return refusal
+    first, *rest = refusal.gaps
+    advice = (
+        "the branches of one config can be ported: give it with --config; "
+        f"these fields decide: {', '.join(fields)}"
+    )
+    return NeedsConfig([replace(first, advice=advice), *rest], fields)
+
+
+def _convert(
+    source: str | Path,
+    path: Path,
+    arch: str | None,
+    text: str | None,
+    config: Path | None,
+    folding: "Fold | None",
+) -> Port:
     sources = SourceSet()
     file = sources.load(path, text)
     try:
-        facts = analyze(sources, file, arch, config)
+        facts = analyze(sources, file, arch, folding)
     except FAULTS as error:
         raise fault(file.shown, 1, error) from error
     described, again = describe_source(file, arch, source)
