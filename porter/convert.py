@@ -3,14 +3,15 @@
 import json
 import re
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from porter import __version__
+from porter.analyze.folding import Defaults, Fold, read_folding
 from porter.analyze.model import Facts, analyze
 from porter.emit.module_file import Emitted, emit
-from porter.gap import FAULTS, UsageError, fault
+from porter.gap import FAULTS, NeedsConfig, Refused, UsageError, fault
 from porter.pipeline import run
 from porter.profiles import DEFAULT, profile_of
 from porter.release import (
@@ -51,23 +52,64 @@ def convert(
     text: replaces the file's text, in memory. Imports neither torch nor transformers.
     Raises Refused with its Gaps, UsageError for a caller's mistake.
     """
-    target = profile_of(profile)
+    profile_of(profile)  # a release that isn't known is said first
     path, arch = locate(source, arch)
-    sources = SourceSet()
-    file = sources.load(path, text)
+    order = _Order(source, path, arch, text, profile, config)
+    if config is not None:
+        return _convert(order, read_folding(config))
     try:
-        facts = analyze(sources, file, arch, config)
+        return _convert(order, None)
+    except Refused as refusal:
+        raise by_config(refusal, order) from refusal
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What `convert` was asked for, and the file that it is about."""
+
+    source: str | Path
+    path: Path
+    arch: str | None
+    text: str | None
+    profile: str
+    config: Path | None
+
+
+def by_config(refusal: Refused, order: _Order) -> Refused:
+    """The refusal, or NeedsConfig where the branches of one config can be ported."""
+    defaults = Defaults()
+    try:
+        _convert(order, defaults)
+    except Refused:
+        return refusal
+    fields = sorted(defaults.made.used) if defaults.made is not None else []
+    if not fields:
+        return refusal
+    first, *rest = refusal.gaps
+    advice = (
+        "the branches of one config can be ported: give it with --config; "
+        f"these fields decide: {', '.join(fields)}"
+    )
+    return NeedsConfig([replace(first, advice=advice), *rest], fields)
+
+
+def _convert(order: _Order, folding: Fold | None) -> Port:
+    sources = SourceSet()
+    path = order.path
+    file = sources.load(path, order.text)
+    try:
+        facts = analyze(sources, file, order.arch, folding)
     except FAULTS as error:
         raise fault(file.shown, 1, error) from error
-    described, again = describe_source(file, arch, source)
-    if config is not None:
-        again += f" --config {shlex.quote(str(config))}"
-    if profile != DEFAULT:
-        again += f" --vllm {profile}"
+    described, again = describe_source(file, order.arch, order.source)
+    if order.config is not None:
+        again += f" --config {shlex.quote(str(order.config))}"
+    if order.profile != DEFAULT:
+        again += f" --vllm {order.profile}"
     header = _header(file, described, again)
     try:
         changes = run(facts)
-        emitted = emit(facts, header, target)
+        emitted = emit(facts, header, profile_of(order.profile))
     except FAULTS as error:
         raise fault(file.shown, facts.cls.node.lineno, error) from error
     name = re.sub(r"^modeling_", "", path.stem)

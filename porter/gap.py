@@ -30,6 +30,17 @@ class Refused(Exception):
         super().__init__("\n".join(str(gap) for gap in gaps))
 
 
+class NeedsConfig(Refused):
+    """The source does several things, of which a port has one: --config says which.
+
+    fields: those of the config that decide.
+    """
+
+    def __init__(self, gaps: list[Gap], fields: list[str]):
+        super().__init__(gaps)
+        self.fields = fields
+
+
 # What a call that porter misread, or a case that it forgot, ends in.
 FAULTS = (
     ArithmeticError,

@@ -1,15 +1,17 @@
 """`--config`: decide conditions by the values of one config.
 
-Only conditions are folded, so that a port keeps its sizes as `config.x`; the fields that
-decided are noted, and the port refuses a config in which they differ.
+Only conditions are folded, so that a port keeps its sizes as `config.x`; what was decided
+is noted, and the port refuses a config that decides otherwise.
 """
 
 import json
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from porter.analyze.symbols import Sym, unwrap
+from porter.analyze.symbols import Sym, key, unwrap
 from porter.config_class import ConfigClass
 from porter.gap import UsageError
 
@@ -31,29 +33,28 @@ def _defaults(fields: ConfigClass) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class Decided:
+    """A condition, its value, and the fields that it was read from."""
+
+    cond: Any
+    value: bool
+    fields: dict[str, Any]
+
+
 class Folding:
     """values: the fields of one config.json, over the class's defaults."""
 
-    def __init__(self, path: Path, fields: ConfigClass):
-        try:
-            given = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UsageError(f"{path}: can't be read: {error.strerror}") from error
-        except ValueError as error:
-            raise UsageError(f"{path}: not JSON: {error}") from error
-        if not isinstance(given, dict):
-            raise UsageError(f"{path}: not a config: a JSON object is expected")
+    def __init__(self, given: dict[str, Any], fields: ConfigClass):
         self.values = _defaults(fields)
         self.values |= {fields.canonical(name): v for name, v in given.items()}
         self.used: dict[str, Any] = {}
+        self.decided: dict[Any, Decided] = {}
 
     @classmethod
     def of_defaults(cls, fields: ConfigClass) -> "Folding":
         """By the values that the config class itself gives its fields."""
-        self = cls.__new__(cls)
-        self.values = _defaults(fields)
-        self.used = {}
-        return self
+        return cls({}, fields)
 
     def decide(self, cond) -> bool | None:
         """The condition's value, None where the config doesn't settle it."""
@@ -69,7 +70,9 @@ class Folding:
             ZeroDivisionError,
         ):
             return None
-        self.used |= read
+        if read:
+            self.used |= read
+            self.decided.setdefault(key(cond), Decided(unwrap(cond), value, read))
         return value
 
     def _value(self, x, read: dict) -> Any:
@@ -105,6 +108,32 @@ class Folding:
             raise Unknown(name)
         read[name] = self.values[name]
         return self.values[name]
+
+
+Fold = Callable[[ConfigClass], Folding]
+
+
+def read_folding(path: Path) -> Fold:
+    """Folding by a config.json. Raises UsageError where that isn't one."""
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: can't be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"{path}: not JSON: {error}") from error
+    if not isinstance(given, dict):
+        raise UsageError(f"{path}: not a config: a JSON object is expected")
+    return lambda fields: Folding(given, fields)
+
+
+class Defaults:
+    """Folding by the config class's defaults; `made` is the one that was used."""
+
+    made: Folding | None = None
+
+    def __call__(self, fields: ConfigClass) -> Folding:
+        self.made = Folding.of_defaults(fields)
+        return self.made
 
 
 _OPERATIONS: dict[str, Any] = {

@@ -8,7 +8,7 @@ given last: there, not in the constructor.
 import ast
 from typing import Any
 
-from porter.analyze.graph import Node
+from porter.analyze.graph import Node, walk
 from porter.analyze.values import Function, Module
 
 _FILLS = {"zeros_": 0.0, "ones_": 1.0, "zero_": 0.0}
@@ -54,6 +54,8 @@ def initialise(interp, name: str, args: list, kwargs: dict) -> None:
     target = args[0] if args else next(iter(kwargs.values()), None)
     if not isinstance(target, Node) or target.op != "buffer":
         return  # a parameter: the checkpoint has its value
+    if any(n is target for n in walk([a for a in args[1:] if isinstance(a, Node)])):
+        raise interp.gap("a buffer is filled from itself")
     if name == "copy_" and isinstance(args[1], Node):
         target.args, target.axes = (args[1],), args[1].axes
     elif name in _FILLS:

@@ -2,7 +2,6 @@
 
 import ast
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from porter.analyze.first_step import (
@@ -11,7 +10,7 @@ from porter.analyze.first_step import (
     check_first_step,
     logits_of,
 )
-from porter.analyze.folding import Folding
+from porter.analyze.folding import Decided, Fold
 from porter.analyze.graph import Frame, Node, batch_axis, seq_axis, walk
 from porter.analyze.initialisation import initialise_buffers
 from porter.analyze.interpreter import Interpreter, lineage
@@ -40,10 +39,10 @@ class Facts:
     default_rope_only: Any = None  # the rope type's Sym, where only the default is kept
 
     @property
-    def folded(self) -> dict[str, Any]:
-        """Config fields by whose values branches were folded."""
+    def folded(self) -> list[Decided]:
+        """Conditions that the values of one config decided."""
         folding = self.interpreter.folding
-        return dict(sorted(folding.used.items())) if folding is not None else {}
+        return list(folding.decided.values()) if folding is not None else []
 
     @property
     def frames(self) -> list[Frame]:
@@ -130,7 +129,7 @@ def analyze(
     sources: SourceSet,
     file: SourceFile,
     arch: str | None,
-    config_file: Path | None = None,
+    fold: Fold | None = None,
 ) -> Facts:
     cls = find_causal_lm(sources, file, arch)
     if file.patched:
@@ -140,7 +139,7 @@ def analyze(
             "write the change into the class or function itself",
         )
     fields = find_config_class(sources, cls)
-    folding = Folding(config_file, fields) if config_file is not None else None
+    folding = fold(fields) if fold is not None else None
     interp = Interpreter(sources, file, Config(("config",), fields))
     interp.folding = folding
     try:

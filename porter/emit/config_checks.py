@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from porter.analyze.equal_sizes import EqualSizes
+from porter.analyze.folding import Decided
 from porter.analyze.symbols import (
     Sym,
     contains,
@@ -119,13 +120,32 @@ def length_check(most) -> str:
     return _LENGTH.format(most=text, shown=shown)
 
 
+_DECIDED = """\
+if {test}:
+    raise ValueError("this port was made for {shown}")"""
+
 _FOLDED = """\
 if config.{name} {differs} {value!r}:
     raise ValueError("this port was made for {name} = {shown}")"""
 
 
-def folded_check(name: str, value) -> str:
+def folded_check(decided: Decided) -> str:
     """For a port whose branches were folded by the values of one config."""
+    cond = decided.cond
+    switch = isinstance(cond, Sym) and cond.op == "truthy" and len(decided.fields) == 1
+    if switch:
+        ((name, value),) = decided.fields.items()
+        if isinstance(value, bool):
+            return _field_check(name, value)
+    test = describe(negate(cond) if decided.value else cond)
+    shown = describe(cond if decided.value else negate(cond))
+    shown = shown.replace("config.", "").replace('"', "'")
+    return _DECIDED.format(
+        test=test, shown=shown if len(shown) < 60 else "another config"
+    )
+
+
+def _field_check(name: str, value) -> str:
     shown = str(value).replace('"', "'")
     differs = "is not" if value is None or isinstance(value, bool) else "!="
     return _FOLDED.format(name=name, value=value, shown=shown, differs=differs)

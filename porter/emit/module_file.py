@@ -103,8 +103,7 @@ def _config_checks(
     facts: Facts, ropes: list[Any], position, profile: Profile
 ) -> tuple[list[str], list[str]]:
     checks, functions = [], []
-    for name, value in facts.folded.items():
-        checks.append(folded_check(name, value))
+    checks += sorted(dict.fromkeys(folded_check(each) for each in facts.folded))
     checks += [refused_check(cond) for cond in facts.interpreter.refused]
     checks += [sizes_check(fact) for fact in facts.interpreter.sizes.checked]
     checks += dict.fromkeys(map(length_check, facts.interpreter.most_tokens))

@@ -273,7 +273,8 @@ class Printer:
 
     def _arange(self, node: Node) -> str:
         start, stop, step = (self.number(a, 0) for a in node.args)
-        args = stop if start == "0" and step == "1" else f"{start}, {stop}, {step}"
+        args = stop if start == "0" and step == "1" else f"{start}, {stop}"
+        args += f", {step}" if step != "1" else ""
         dtype = ", dtype=torch.float" if node.dtype == "float32" else ""
         return f"torch.arange({args}{dtype})"
 

@@ -1,13 +1,15 @@
 """Convert, then verify, each specimen of the zoo."""
 
+import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from porter.gap import CannotRun, Refused, UsageError
+from porter.gap import CannotRun, NeedsConfig, Refused, UsageError
 from porter.zoo.category import category
 from porter.zoo.listing import Specimen
 from porter.zoo.processes import TaskFailed, run_each
@@ -28,6 +30,8 @@ class Entry:
     failed (an error of porter's), differs: the worst of its runs. ms: wall time of the
     conversion. lines: of the port. reason: why, for the last three. verification: of the
     first run, as `porter verify --json`. runs: every config and number of ranks.
+    config_fields: those that decide which of several models the source is; then each
+    config has a port of its own (`porter convert --config`).
     """
 
     architecture: str
@@ -41,6 +45,7 @@ class Entry:
     verification: dict[str, Any] | None = None
     category: str = "unknown"
     runs: list["Run"] = field(default_factory=list)
+    config_fields: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,10 @@ def convert_one(specimen: Specimen) -> tuple[Entry, str]:
 
     try:
         port = convert(specimen.path, arch=specimen.architecture)
+    except NeedsConfig as asked:
+        text = convert_for(specimen, {})
+        entry = _entry(specimen, "converted", ms=ms(), lines=text.count("\n"))
+        return replace(entry, config_fields=asked.fields), text
     except Refused as refusal:
         gaps = [asdict(gap) for gap in refusal.gaps]
         return _entry(specimen, "refused", ms=ms(), gaps=gaps), ""
@@ -147,6 +156,16 @@ def convert_one(specimen: Specimen) -> tuple[Entry, str]:
         return _entry(specimen, "failed", ms=ms(), reason=str(error)), ""
     lines = port.text.count("\n")
     return _entry(specimen, "converted", ms=ms(), lines=lines), port.text
+
+
+def convert_for(specimen: Specimen, config: dict[str, Any]) -> str:
+    """The port for one config; the fields that it doesn't have are the class's own."""
+    from porter.convert import convert
+
+    with tempfile.TemporaryDirectory(prefix="porter-zoo-") as scratch:
+        path = Path(scratch) / "config.json"
+        path.write_text(json.dumps(config), encoding="utf-8")
+        return convert(specimen.path, arch=specimen.architecture, config=path).text
 
 
 def _verify_all(
@@ -199,7 +218,10 @@ def verify_one(
         runs = []
         for name, changed in overrides:
             folder = Path(scratch) / name
-            runs += runs_of(port, source, folder, name, changed, engine, ranks)
+            renew = None
+            if entry.config_fields:
+                renew = partial(_write_for, specimen, port)
+            runs += runs_of(port, source, folder, name, changed, engine, ranks, renew)
     worst = max(runs, key=lambda run: STATUSES.index(run.status))
     return replace(
         entry,
@@ -210,6 +232,15 @@ def verify_one(
     )
 
 
+def _write_for(specimen: Specimen, port: Path, model_dir: Path) -> None:
+    """The port for the config of a checkpoint. Raises CannotRun where it is refused."""
+    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+    try:
+        port.write_text(convert_for(specimen, config), encoding="utf-8")
+    except Refused as refusal:
+        raise CannotRun(f"refused for this config: {refusal}") from refusal
+
+
 def runs_of(
     port: Path,
     source: type,
@@ -218,14 +249,20 @@ def runs_of(
     overrides: dict[str, Any],
     engine: str,
     ranks: Sequence[int],
+    renew: Callable[[Path], None] | None = None,
 ) -> list[Run]:
-    """One config verified at each number of ranks, on one checkpoint in `folder`."""
+    """One config verified at each number of ranks, on one checkpoint in `folder`.
+
+    renew(checkpoint): writes the port anew, where each config has one of its own.
+    """
     from porter.verify.verification import engines_for, make_subject, verify_subject
 
     try:
         subject = make_subject(
             source, None, folder, config_overrides=overrides, engine=engine
         )
+        if renew is not None:
+            renew(subject.model_dir)
     except CannotRun as error:
         return [Run(name, overrides, tp, "unverified", str(error)) for tp in ranks]
     runs = []
