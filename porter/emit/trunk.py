@@ -447,7 +447,7 @@ class _TrunkConstructor(Constructor):
                     for a in vocab.inputs()
                     if a.frame is not None and depends_on_tokens(a)
                 )
-            if self.writer.tied and vocab.attrs["module"] is child:
+            if self.writer.tied and _holds(child, vocab.attrs["module"]):
                 self.wants.add("config")
                 rank += (
                     " or (config.tie_word_embeddings and get_pp_group().is_last_rank)"
@@ -485,3 +485,10 @@ class _TrunkConstructor(Constructor):
             f"{self.number(child.count)}, lambda prefix: {made}, "
             f"prefix={self.prefix(name)})"
         )
+
+
+def _holds(module: Module, inner: Module) -> bool:
+    current: Module | None = inner
+    while current is not None and current is not module:
+        current = current.owner
+    return current is module

@@ -97,8 +97,11 @@ def unused_weights(facts: Facts, scopes: list[ClassScope]) -> list[tuple[str, ..
         if module.element is not None:
             visit(module.element)
 
-    head = next(n for n in walk([facts.logits]) if n.op == "logits").attrs["module"]
-    live.add(id(head))
+    for node in walk([facts.logits]):  # the class with the head is written later
+        if isinstance(node.attrs.get("module"), Module):
+            live.add(id(node.attrs["module"]))
+        if node.frame is not None:
+            live.add(id(node.frame.inst))
     visit(facts.root)
     return found
 
