@@ -23,9 +23,9 @@ class LiftEmbedding(Transform):
         if len(found) != 1 or frame is None:
             return
         (node,) = found
-        module = node.attrs["module"]
-        below = node.frame is not frame and node.frame is not None
-        if below and node.frame.is_inside(frame) and module.cls is None:
+        own = node.frame
+        below = own is not None and own is not frame and own.is_inside(frame)
+        if below and node.attrs["module"].cls is None:
             node.frame = frame
             self.note(node.span, "the class with the layers looks up the tokens")
 
