@@ -69,7 +69,7 @@ def emit(facts: Facts, header: str, profile: Profile) -> Emitted:
     ropes = [r for s in scopes for r in s.ropes]
     checks, functions = _config_checks(facts, ropes, position, profile)
     layers = trunk.loop.modules.count
-    checks = [each_layer(text, layers) for text in checks]
+    checks = list(dict.fromkeys(each_layer(text, layers) for text in checks))
     if "pack_routing" in classes.imports:
         functions.append(ROUTING)
     checks = [*_prepared(profile, [*classes.order, body, *holders], checks), *checks]

@@ -94,7 +94,11 @@ def unused_weights(facts: Facts, scopes: list[ClassScope]) -> list[tuple[str, ..
                         found.extend(_left_over(child))
                 elif child.owner is module and _has_weights(child):
                     found.append(child.path)
-        if module.element is not None:
+        if module.either is not None:  # the loader leaves out a side that isn't there
+            for side in (module.either.then, module.either.other):
+                if id(side) in live:
+                    visit(side)
+        elif module.element is not None:
             visit(module.element)
 
     for node in walk([facts.logits]):  # the class with the head is written later
