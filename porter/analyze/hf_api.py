@@ -181,7 +181,8 @@ def _entries(table):
 
 def _rope_parameters(interp, config: Config, layer_type):
     """What transformers' initialisation reads: the parameters, or those of one type."""
-    everything = config_field(config.path, "rope_parameters")
+    field = config_field(config.path, "rope_parameters")
+    everything = dict(config.changed).get("rope_parameters", field)
     return everything if layer_type is None else Sym("item", (everything, layer_type))
 
 
