@@ -7,6 +7,7 @@ from porter.transforms.flatten_tokens import FlattenTokens
 from porter.transforms.fuse_gate_up import FuseGateUp
 from porter.transforms.fuse_qkv import FuseQkv
 from porter.transforms.keep_rope import KeepRope
+from porter.transforms.lift_embedding import LiftEmbedding
 from porter.transforms.place_parallel import PlaceParallel
 from porter.transforms.sink_layer_values import SinkLayerValues
 from porter.transforms.substitute_attention import SubstituteAttention
@@ -32,6 +33,8 @@ TRANSFORMS: tuple[type[Transform], ...] = (
     PlaceParallel,
     # flatten: batch and sequence become the one token axis
     FlattenTokens,
+    # thread: what vLLM asks the model's classes for
+    LiftEmbedding,
 )
 
 

@@ -28,6 +28,8 @@ from porter.analyze.values import (
     Apply,
     Bound,
     Cache,
+    CacheLayer,
+    CacheLayers,
     Choice,
     Class,
     Config,
@@ -89,7 +91,14 @@ class Attributes(Part):
             return obj.attribute(self, name)
         if isinstance(obj, Cache) and name == "is_compileable":
             return obj.is_static
-        if isinstance(obj, (dict, list, str, Cache, Context, Dtype, DtypeOf, tuple)):
+        if isinstance(obj, Cache) and name == "layers":
+            return CacheLayers()
+        if isinstance(obj, CacheLayer) and name == "is_initialized":
+            return obj.filled
+        if isinstance(obj, CacheLayer) and name in ("keys", "values"):
+            return obj
+        kept = (dict, list, str, Cache, CacheLayer, Context, Dtype, DtypeOf, tuple)
+        if isinstance(obj, kept):
             return ExternalMethod(obj, name)
         if isinstance(unwrap(obj), Sym):
             return self.symbol_attribute(obj, name)
@@ -193,6 +202,11 @@ class Attributes(Part):
 
     def class_attribute(self, obj: Class, name: str):
         from porter.analyze.interpreter import external_bases, lineage
+
+        if name in ("_from_config", "from_config"):
+            bases = [b.name.rsplit(".", 1)[-1].lower() for b in external_bases(obj)]
+            if "pretrainedmodel" in bases:
+                return obj  # PreTrainedModel's: it builds the class from the config
 
         for cls in lineage(obj):
             found = self._class_member(cls, name, None)

@@ -5,6 +5,7 @@ ACT2FN, the attention interface, rope initialisation, model outputs.
 """
 
 import ast
+import math
 from fractions import Fraction
 from typing import Any
 
@@ -43,6 +44,8 @@ from porter.analyze.values import (
     MISSING,
     Activation,
     Cache,
+    CacheLayer,
+    CacheLayers,
     Choice,
     Config,
     Context,
@@ -89,8 +92,6 @@ def external_attribute(name: External) -> Any:
         if dtype is not None:
             return dtype
     if head == "math" and last in ("pi", "inf", "e"):
-        import math
-
         return getattr(math, last)
     return name
 
@@ -180,7 +181,8 @@ def _entries(table):
 
 def _rope_parameters(interp, config: Config, layer_type):
     """What transformers' initialisation reads: the parameters, or those of one type."""
-    everything = config_field(config.path, "rope_parameters")
+    field = config_field(config.path, "rope_parameters")
+    everything = dict(config.changed).get("rope_parameters", field)
     return everything if layer_type is None else Sym("item", (everything, layer_type))
 
 
@@ -339,6 +341,8 @@ def method(interp, obj, name: str, args: list, kwargs: dict) -> Any:
         return _cache_method(interp, obj, name, args, kwargs)
     if isinstance(obj, Context):
         return None
+    if isinstance(obj, CacheLayer):
+        return _layer_cache_method(interp, obj, name)
     if isinstance(obj, Super):
         return _super_method(interp, obj, name, args, kwargs)
     if isinstance(obj, Module):
@@ -369,6 +373,12 @@ def method(interp, obj, name: str, args: list, kwargs: dict) -> Any:
     raise interp.gap(f"`.{name}()` of a {type(obj).__name__} isn't followed")
 
 
+def _layer_cache_method(interp, obj: CacheLayer, name: str) -> Any:
+    if name in ("numel", "get_seq_length"):
+        return Sym("ifexp", (obj.filled, 1, 0))  # what matters is whether it is 0
+    raise interp.gap(f"`.{name}()` of a layer's cache isn't followed")
+
+
 def _cache_method(interp, obj: Cache, name: str, args: list, kwargs: dict) -> Any:
     if name == "update":
         interp.caches += 1
@@ -379,6 +389,7 @@ def _cache_method(interp, obj: Cache, name: str, args: list, kwargs: dict) -> An
                 "the cache of another layer is written",
                 "sharing keys and values between layers isn't ported yet",
             )
+        interp.note_cache_write()
         return remembered(interp, key_states), remembered(interp, value_states)
     if name in ("get_seq_length", "get_usable_length", "get_past_length"):
         return PAST
@@ -590,6 +601,8 @@ def _len(interp, x):
         return axis_size(x.axes[0])
     if isinstance(x, PairIndex):
         return expert_loops.PAIRS
+    if isinstance(x, CacheLayers):
+        return math.inf
     if isinstance(x, Module) and x.leaf == "torch.nn.ModuleList":
         return x.count if x.element is not None else len(x.attrs.get("items", []))
     if isinstance(unwrap(x), Sym):

@@ -6,12 +6,13 @@ it is folded. Whatever it can't follow is a Gap with the line.
 """
 
 import ast
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from porter.analyze import axes as ax
 from porter.analyze import hf_api
 from porter.analyze.attributes import Attributes
+from porter.analyze.cached_layers import CachedLayers
 from porter.analyze.calls import Calls
 from porter.analyze.equal_sizes import SizeFacts
 from porter.analyze.expert_loops import ExpertLoops
@@ -83,6 +84,7 @@ class Interpreter(
     Statements,
     Families,
     ExpertLoops,
+    CachedLayers,
 ):
     def __init__(self, sources: SourceSet, file: SourceFile, config: Config):
         self.sources, self.config = sources, config
@@ -115,6 +117,8 @@ class Interpreter(
         self.past = Record()
         self.caches = 0  # times that one of transformers' cache classes is used
         self.each_loops: list[Any] = []
+        self.cache_asked: list[Any] = []  # conditions under which a cache is empty
+        self.cache_written: list[Any] = []  # and those under which one is written
         self.refused: list[Any] = []  # conditions on the config that a port refuses
         self.specialisers: dict[Any, Any] = {}
 
@@ -203,15 +207,19 @@ class Interpreter(
             known = self.folding.decide(cond)
         if known is not None:
             return known
+        if cond.op == "cached":
+            return self.decide_cached(cond)
         if cond.op in ("and", "or"):
             short = cond.op == "or"
-            rest = []
-            for part in cond.args:
-                verdict = self.decide(part)
-                if verdict is short:
-                    return short
-                if not isinstance(verdict, bool):
-                    rest.append(verdict)
+            rest: list[Any] = []
+            with ExitStack() as behind:
+                for part in cond.args:
+                    verdict = self.decide(part)
+                    if verdict is short:
+                        return short
+                    if not isinstance(verdict, bool):
+                        rest.append(verdict)
+                        behind.enter_context(self.assuming(verdict, not short))
             if not rest:
                 return not short
             return rest[0] if len(rest) == 1 else Sym(cond.op, tuple(rest))

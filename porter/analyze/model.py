@@ -17,6 +17,7 @@ from porter.analyze.interpreter import Interpreter, lineage
 from porter.analyze.legacy_cache import Past
 from porter.analyze.legacy_cache import check as check_past
 from porter.analyze.specialised import mentions
+from porter.analyze.symbols import contains
 from porter.analyze.values import Class, Config, External, Module
 from porter.config_class import ConfigClass, read_config_class
 from porter.gap import Gap, Refused, UsageError
@@ -201,6 +202,16 @@ def _follow(
                 ]
             )
         scalars = [*node.args, *(v for n, v in node.attrs.items() if n != "unique")]
+        if contains(scalars, "cached"):
+            raise Refused(
+                [
+                    Gap(
+                        node.span.file,
+                        node.span.line,
+                        "what is computed depends on whether a token is cached",
+                    )
+                ]
+            )
         if mentions(scalars, None):
             raise Refused(
                 [

@@ -10,8 +10,10 @@ from porter.analyze.expert_loops import any_pairs
 from porter.analyze.families import EachKey
 from porter.analyze.graph import Loop, Node, iter_nodes
 from porter.analyze.part import Part
+from porter.analyze.sequences import SymList, SymRange
 from porter.analyze.settling import settled
 from porter.analyze.symbols import (
+    LAYER,
     Sym,
     config_field,
     constant,
@@ -450,6 +452,8 @@ class Statements(Part):
         if layers is not None:
             modules, item, stop = layers
             return self._loop_layers(stmt, modules, item, stop, env)
+        if isinstance(iterable, SymRange):
+            return self._build_layers(stmt, iterable, env)
         for item in self.sequence(iterable):
             self.assign(stmt.target, item, env)
             signal = self.run_block(stmt.body, env)
@@ -518,6 +522,24 @@ class Statements(Part):
                         continue
                 if value is not old:
                     env.vars[name] = Opaque(f"`{name}` as the last layer left it")
+
+    def _build_layers(self, stmt: ast.For, items: SymRange, env):
+        """`for i in range(n): layers.append(Layer(i))`, run once on the index."""
+        if self.frame is not None or not same(items.start, 0):
+            raise self.gap("a loop over a config's number isn't followed here")
+        before = dict(env.vars)
+        empty = [n for n, v in before.items() if isinstance(v, list) and not v]
+        self.assign(stmt.target, LAYER, env)
+        if self.run_block(stmt.body, env) is not None:
+            raise self.gap("leaving the loop over layers early isn't followed")
+        for name, value in list(env.vars.items()):
+            if name in empty and isinstance(value, list) and len(value) == 1:
+                env.vars[name] = SymList(value[0], items.stop)
+            elif value is not before.get(name, MISSING):
+                if isinstance(value, (list, dict)) and value == before.get(name):
+                    continue
+                env.vars[name] = Opaque(f"`{name}` as the last layer left it")
+        return None
 
     def sequence(self, value) -> list:
         """The items of something that is unpacked or looped over."""

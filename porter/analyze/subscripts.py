@@ -19,6 +19,8 @@ from porter.analyze.symbols import (
 )
 from porter.analyze.values import (
     MISSING,
+    CacheLayer,
+    CacheLayers,
     Choice,
     External,
     Module,
@@ -59,6 +61,8 @@ class Subscripts(Part):
             with self.assuming(obj.cond, False):
                 b = self.subscript(obj.other, index)
             return self.join(obj.cond, a, b)
+        if isinstance(obj, CacheLayers) and is_scalar(index):
+            return CacheLayer(index)
         if isinstance(obj, Output):
             return list(obj.fields.values())[index]
         if isinstance(obj, External):
@@ -118,8 +122,8 @@ class Subscripts(Part):
             if isinstance(start, int) and start >= 0 and index.step in (None, 1):
                 return LayerSlice(obj, start, index.stop)
         elif same(index, LAYER) and obj.element is not None:
-            return obj.element
-        elif index == 0 and obj.element is not None:
+            return obj.either or obj.element
+        elif index == 0 and obj.element is not None and obj.either is None:
             return Peeked(obj.element)
         elif isinstance(index, int) and isinstance(obj.attrs.get("items"), list):
             return obj.attrs["items"][index]
@@ -155,7 +159,7 @@ class Subscripts(Part):
         if isinstance(iterable, Module) and iterable.leaf == "torch.nn.ModuleList":
             if iterable.element is None:
                 return None
-            return iterable, iterable.element, pick
+            return iterable, iterable.either or iterable.element, pick
         return None
 
 

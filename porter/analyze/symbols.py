@@ -12,6 +12,7 @@ from typing import Any
 
 ARITHMETIC = {"add", "sub", "mul", "truediv", "floordiv", "pow", "neg", "mod"}
 BOOLEAN = {
+    "cached",
     "eq",
     "lt",
     "is_none",
@@ -317,6 +318,8 @@ def compare(op: str, a, b):
         result = Sym("eq", (a, b)) if outcome is None else outcome
         return negate(result) if op == "ne" else result
     ca, cb = constant(a), constant(b)
+    if is_symbolic(a) and not is_symbolic(b) and b == float("inf"):
+        return op in ("lt", "le")
     if ca is not None and cb is not None:
         return {"lt": ca < cb, "le": ca <= cb, "gt": ca > cb, "ge": ca >= cb}[op]
     if _numeric(a) and _numeric(b) and (is_symbolic(a) or is_symbolic(b)):

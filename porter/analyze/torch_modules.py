@@ -3,7 +3,7 @@
 from typing import Any
 
 from porter.analyze.graph import Node, axis_size, feature_axis
-from porter.analyze.values import Module, Opaque
+from porter.analyze.values import Choice, Module, Opaque
 
 _REQUIRED = object()
 
@@ -98,6 +98,11 @@ def fill_module_list(interp, inst: Module, modules) -> None:
 
     if isinstance(modules, SymList):
         element = modules.element
+        if isinstance(element, Choice) and isinstance(element.then, Module):
+            if isinstance(element.other, Module):  # of two kinds, by the layer
+                inst.either = element
+                element.other.owner, element.other.name = inst, "*"
+                element = element.then
         if not isinstance(element, Module):
             raise interp.gap(
                 "a ModuleList whose elements differ by layer isn't followed"

@@ -104,6 +104,7 @@ class Module:
     replaced: Any = None  # what a transform decided that it becomes (a Layer)
     element: "Module | None" = None  # of a ModuleList: its one symbolic element
     count: Any = None
+    either: "Choice | None" = None  # of a ModuleList: its element, by the layer
     families: list = field(default_factory=list)  # (built name, value) by layer type
     transposed: bool = False
 
@@ -144,6 +145,22 @@ class Cache:
     @property
     def is_static(self) -> bool:
         return self.kind in ("StaticCache", "HybridCache", "SlidingWindowCache")
+
+
+@dataclass(eq=False)
+class CacheLayers:
+    """The caches of all layers; every layer has its place among them."""
+
+
+@dataclass(eq=False)
+class CacheLayer:
+    """The cache of one layer. filled: whether a token is in it before this step."""
+
+    index: Any
+
+    @property
+    def filled(self) -> Sym:
+        return Sym("cached", (self.index,))
 
 
 @dataclass(frozen=True)

@@ -131,6 +131,10 @@ class ClassSet:
         forward = write_forward(self.graph, frame, scope, self.comments)
         for name, node in self.graph.read_outside.get(id(inst), {}).items():
             scope.attrs.setdefault(name, node)
+        for node in self.graph.order:  # what the class above calls by its path
+            lifted = node.op == "embedding" and node.args[0].op == "input_ids"
+            if lifted and node.attrs["module"].owner is inst:
+                scope.children[node.attrs["module"].name] = node.attrs["module"]
         constructor = Constructor(scope, self, self.arguments[inst.kind])
         init = constructor.write()
         self.scopes.append(scope)

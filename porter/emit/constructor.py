@@ -370,7 +370,7 @@ class Constructor:
         profile = self.scope.graph.profile
         parameters = self.number(table.parameters)
         partial = table.partial or not self.classes.config.sets_partial_rotary
-        given = parameters if partial else profile.rope_whole
+        given = "{parameters}" if partial else profile.rope_whole
         call = profile.rope.format(
             head_size=self.number(node.attrs["head_size"]),
             max_position=self.number(self.classes.max_position),

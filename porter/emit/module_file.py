@@ -58,23 +58,24 @@ def emit(facts: Facts, header: str, profile: Profile) -> Emitted:
     chain = _chain(facts.root, trunk.inst)
     writer = TrunkWriter(classes, trunk, tied is not None, compiled=len(chain) == 1)
     body = writer.write()
-    parts: list[Generated] = [*classes.order, body]
+    holders: list[Generated] = []
     made = body.name
     for i, inst in reversed(list(enumerate(chain[:-1]))):
         holder = container(inst, chain[i + 1].name, made, i == 0, profile)
-        parts.append(holder)
+        holders.append(holder)
         made = holder.name
     scopes = [*classes.scopes, writer.scope]
     plan = plan_weights(facts, graph, scopes)
     ropes = [r for s in scopes for r in s.ropes]
     checks, functions = _config_checks(facts, ropes, position, profile)
     layers = trunk.loop.modules.count
-    checks = [each_layer(text, layers) for text in checks]
+    checks = list(dict.fromkeys(each_layer(text, layers) for text in checks))
     if "pack_routing" in classes.imports:
         functions.append(ROUTING)
-    checks = [*_prepared(profile, parts, checks), *checks]
+    checks = [*_prepared(profile, [*classes.order, body, *holders], checks), *checks]
     root = CausalLMWriter(classes, trunk, plan, tied, checks)
-    parts.append(root.write())
+    made_root = root.write()
+    parts = [*classes.order, body, *holders, made_root]
     functions += _supplied(profile, parts)
     raw = _join(functions, parts)
     text = "\n".join(line.text for line in raw)

@@ -1,5 +1,6 @@
 """The model class with the loop over the layers, cut for pipeline stages."""
 
+from porter.analyze import symbols
 from porter.analyze.graph import Frame, Loop, Node, axis_size, dependencies, walk
 from porter.analyze.symbols import Sym, contains, negate, same, unwrap
 from porter.analyze.values import Choice, Module
@@ -41,7 +42,7 @@ class TrunkScope(ClassScope):
         return super()._name(sym)
 
     def module(self, inst: Module) -> str:
-        if inst is self.loop.modules.element:
+        if inst in _elements(self.loop.modules):
             return "layer"
         return super().module(inst)
 
@@ -447,7 +448,7 @@ class _TrunkConstructor(Constructor):
                     for a in vocab.inputs()
                     if a.frame is not None and depends_on_tokens(a)
                 )
-            if self.writer.tied and vocab.attrs["module"] is child:
+            if self.writer.tied and _holds(child, vocab.attrs["module"]):
                 self.wants.add("config")
                 rank += (
                     " or (config.tie_word_embeddings and get_pp_group().is_last_rank)"
@@ -476,12 +477,48 @@ class _TrunkConstructor(Constructor):
             self.lines.append(f"self.{name} = {made}")
 
     def _layers(self, name: str, child: Module) -> None:
-        element = child.element
-        assert element is not None
-        made = self._class_call(name, element)
+        made = self._by_layer(name, child)
         made = made.replace(f"prefix={self.prefix(name)}", "prefix=prefix")
         self.lines.append(
             f"self.start_layer, self.end_layer, self.{name} = make_layers("
             f"{self.number(child.count)}, lambda prefix: {made}, "
             f"prefix={self.prefix(name)})"
         )
+
+    def _by_layer(self, name: str, modules: Module) -> str:
+        """The layer, or one of two by its index; none in the place of one that the model
+        never runs, whose weights the loader then leaves out."""
+        if modules.either is None:
+            assert modules.element is not None
+            return self._class_call(name, modules.element)
+        sides = [
+            self._class_call(name, side)
+            if any(f.inst is side for f in self.classes.graph.frames)
+            else "PPMissingLayer()"
+            for side in _elements(modules)
+        ]
+        test = symbols.text(modules.either.cond, self._at_prefix)
+        return f"{sides[0]} if {test} else {sides[1]}"
+
+    def _at_prefix(self, sym: Sym) -> str | None:
+        inner = unwrap(sym)
+        if isinstance(inner, Sym) and inner.op == "layer":
+            self.imports.add("extract_layer_index")
+            return "extract_layer_index(prefix)"
+        if contains(inner, "layer"):
+            return None
+        return self._name(sym)
+
+
+def _elements(modules: Module) -> list[Module]:
+    """The module of every layer, or the two of which each layer has one."""
+    if modules.either is not None:
+        return [modules.either.then, modules.either.other]
+    return [modules.element] if modules.element is not None else []
+
+
+def _holds(module: Module, inner: Module) -> bool:
+    current: Module | None = inner
+    while current is not None and current is not module:
+        current = current.owner
+    return current is module

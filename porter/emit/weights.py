@@ -94,11 +94,18 @@ def unused_weights(facts: Facts, scopes: list[ClassScope]) -> list[tuple[str, ..
                         found.extend(_left_over(child))
                 elif child.owner is module and _has_weights(child):
                     found.append(child.path)
-        if module.element is not None:
+        if module.either is not None:  # the loader leaves out a side that isn't there
+            for side in (module.either.then, module.either.other):
+                if id(side) in live:
+                    visit(side)
+        elif module.element is not None:
             visit(module.element)
 
-    head = next(n for n in walk([facts.logits]) if n.op == "logits").attrs["module"]
-    live.add(id(head))
+    for node in walk([facts.logits]):  # the class with the head is written later
+        if isinstance(node.attrs.get("module"), Module):
+            live.add(id(node.attrs["module"]))
+        if node.frame is not None:
+            live.add(id(node.frame.inst))
     visit(facts.root)
     return found
 

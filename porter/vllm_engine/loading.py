@@ -15,6 +15,7 @@ from vllm.model_executor.model_loader import register_model_loader
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from vllm.model_executor.models.utils import (
     AutoWeightsLoader,
+    PPMissingLayer,
     _get_tied_embedding_params,
 )
 
@@ -78,4 +79,7 @@ def rule_for(name: str, model: Any) -> str | None:
         return "a rotary buffer"
     if mapped in _get_tied_embedding_params(model):
         return "tied to another parameter"
+    for path, module in model.named_modules():
+        if isinstance(module, PPMissingLayer) and mapped.startswith(f"{path}."):
+            return "no layer of this rank stands there"
     return None

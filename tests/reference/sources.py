@@ -33,6 +33,14 @@ SIX = {
     )
 }
 
+# layers that differ by type, sinks
+BY_LAYER = {
+    model.model_type: model
+    for model in (
+        SourceModel("gemma3", "Gemma3ForCausalLM", "Gemma3TextConfig"),
+        SourceModel("granite_swa", "GraniteSWAForCausalLM", "GraniteSWAConfig"),
+    )
+}
 
 # decoders that write their own attention or positions
 OWN_ATTENTION = {
@@ -58,7 +66,7 @@ SPARSE = {
         SourceModel("youtu", "YoutuForCausalLM", "YoutuConfig"),
     )
 }
-SOURCES = SIX | OWN_ATTENTION | SPARSE
+SOURCES = SIX | BY_LAYER | OWN_ATTENTION | SPARSE
 
 
 @cache

@@ -6,6 +6,7 @@ from tests.faithful.catalogue import (
     experts,
     head,
     latent,
+    layer_types,
     mlp,
     norm,
     own_attention,
@@ -19,6 +20,7 @@ from tests.faithful.mutation import Mutation
 CATALOGUE: tuple[Mutation, ...] = (
     *norm.CASES,
     *rope.CASES,
+    *layer_types.CASES,
     *attention.CASES,
     *own_attention.CASES,
     *residual.CASES,
