@@ -1,0 +1,37 @@
+"""Tiny configs whose heads have a kernel in vLLM."""
+
+from typing import Any
+
+import pytest
+from transformers import GPTNeoXConfig, LlamaConfig, Olmo2Config
+
+from porter.vllm_engine import sizes
+
+
+@pytest.fixture(autouse=True)
+def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sizes, "head_sizes", lambda: [32, 64])
+
+
+@pytest.mark.parametrize(
+    ("config_class", "overrides", "changed"),
+    [
+        (LlamaConfig, {}, {}),
+        (LlamaConfig, {"head_dim": 16}, {"head_dim": 32}),
+        (LlamaConfig, {"head_dim": 40}, {"head_dim": 64}),
+        # No size of its own: the hidden size is what its heads share.
+        (Olmo2Config, {"num_attention_heads": 8}, {"hidden_size": 256}),
+        (GPTNeoXConfig, {"num_attention_heads": 8}, {"hidden_size": 256}),
+        # Larger than any kernel: left to vLLM to say so.
+        (LlamaConfig, {"head_dim": 96}, {}),
+    ],
+)
+def test_heads_get_the_next_size(
+    config_class: Any, overrides: dict[str, int], changed: dict[str, int]
+) -> None:
+    assert sizes.fitting_sizes(config_class, overrides) == {**overrides, **changed}
+
+
+def test_any_size_fits_where_no_list_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sizes, "head_sizes", lambda: [])
+    assert sizes.fitting_sizes(LlamaConfig, {"head_dim": 16}) == {"head_dim": 16}
