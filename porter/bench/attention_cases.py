@@ -15,7 +15,8 @@ _TURN_BYTES = 400 << 20
 
 @dataclass(frozen=True)
 class DecodeCase:
-    """One token of `batch` sequences with `context` tokens each in the cache."""
+    """One token of `batch` sequences with `context` tokens each in the cache; `group`
+    query heads read one kv head."""
 
     batch: int
     context: int
@@ -23,7 +24,7 @@ class DecodeCase:
 
     @property
     def name(self) -> str:
-        return f"batch {self.batch}, context {self.context}, group {self.group}"
+        return f"{self.batch} x {self.context}, group {self.group}"
 
     @property
     def cache_bytes(self) -> int:
@@ -47,7 +48,7 @@ class PrefillCase:
 
     @property
     def name(self) -> str:
-        return f"batch {self.batch}, length {self.length}, group {self.group}"
+        return f"{self.batch} x {self.length}, group {self.group}"
 
     @property
     def operations(self) -> float:

@@ -8,14 +8,17 @@ from typing import Any
 from porter.bench.engines import Engine
 from porter.bench.workload import Workload
 
+# New tokens at most of the request that is timed alone.
+_LATER_TOKENS = 256
+
 
 @dataclass(frozen=True)
 class Measurement:
     """seconds: wall time of the whole workload, the best of the repeats.
 
     tokens_per_second: new tokens of all requests over `seconds`. first_token_ms: one
-    request alone, prompt of median length, until its first token. next_token_ms: the
-    same request, each token after it. equal_prompts: how many prompts got the very
+    request alone until its first token. next_token_ms: one alone, each token after the
+    first. equal_prompts: how many prompts got the very
     tokens that the first engine gave them.
     """
 
@@ -41,18 +44,21 @@ def measure(
     In each repeat every engine runs once, so that other load on the machine falls on
     all of them. advance(what) is called before each piece of work.
     """
-    prompts, new_tokens = workload.prompts, workload.new_tokens
-    median = sorted(prompts, key=len)[len(prompts) // 2]
+    later_tokens = min(workload.new_tokens, _LATER_TOKENS)
+    first = [workload.single(workload.first_tokens)]
+    alone = [workload.single(workload.alone_tokens)]
     parts = {
-        "all": (prompts, new_tokens),
-        "first": ([median], 1),
-        "alone": ([median], new_tokens),
+        "all": (workload.prompts, workload.counts),
+        "first": (first, [1]),
+        "alone": (alone, [later_tokens]),
     }
+    if alone != first:  # what its first token takes is not of the later ones
+        parts["begin"] = (alone, [1])
     times: dict[tuple[int, str], list[float]] = {}
     answers: dict[tuple[int, str], list[list[int]]] = {}
     for engine in engines:
         advance(f"warming {engine.name} up")
-        engine.generate([median[:4]], 2)
+        engine.generate([alone[0][:4]], [2])
     for repeat in range(repeats):
         for index, engine in enumerate(engines):
             advance(f"run {repeat + 1} of {repeats}: {engine.name}")
@@ -73,7 +79,9 @@ def measure(
 def _summary(
     name: str, best: dict[str, float], workload: Workload, equal: int
 ) -> Measurement:
-    later = (best["alone"] - best["first"]) / max(workload.new_tokens - 1, 1)
+    begin = best.get("begin", best["first"])
+    count = min(workload.new_tokens, _LATER_TOKENS)
+    later = (best["alone"] - begin) / max(count - 1, 1)
     return Measurement(
         engine=name,
         seconds=round(best["all"], 3),

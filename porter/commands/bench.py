@@ -2,15 +2,15 @@
 
 Every engine gets the same random prompts and must make the same number of
 tokens. Without --engine the bundled runtime is measured beside HuggingFace's
-padded generate, without --model on about 100 million random parameters.
+padded generate, without --model on about 100 million random parameters. On a
+GPU each engine has a process of its own, and vLLM is measured where it is
+installed: the port in it (vllm) and its own model (vllm-own).
+
+porter bench kernels measures the attention kernels of a GPU beside FlashInfer,
+FlashAttention-3 and torch, and the machine's ceilings.
 """
 
 import argparse
-import contextlib
-import json
-import math
-import platform
-import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,18 @@ from porter.console import print_table, say, working
 from porter.gap import UsageError
 from porter.output import write_json
 
-JSON_VERSION = 1
+JSON_VERSION = 2
+ENGINES = ("porter", "vllm", "vllm-own", "hf")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("port", type=Path, metavar="PORT.py")
+    parser.add_argument("port", type=Path, metavar="PORT.py|kernels")
     parser.add_argument("--model", type=Path, metavar="DIR")
     parser.add_argument(
         "--engine",
         action="append",
-        choices=["porter", "vllm", "hf"],
-        help="may be repeated (default: hf and porter)",
+        choices=ENGINES,
+        help="may be repeated (default: hf and porter; on a GPU all that are there)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="'-': stdout")
     parser.add_argument("--requests", type=positive, default=32, metavar="N")
@@ -41,25 +42,68 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=(16, 256),
         metavar=("MIN", "MAX"),
     )
-    parser.add_argument("--max-tokens", type=positive, default=64, metavar="N")
+    parser.add_argument(
+        "--max-tokens",
+        type=positive,
+        nargs="+",
+        default=[64],
+        metavar="N",
+        help="new tokens of each request, or the least and the most",
+    )
+    parser.add_argument(
+        "--first-tokens", type=positive, metavar="N", help="prompt timed to its first"
+    )
+    parser.add_argument(
+        "--alone-tokens", type=positive, metavar="N", help="prompt timed after that"
+    )
     parser.add_argument("--repeats", type=positive, default=2, metavar="N")
+    parser.add_argument("--dtype", help="default: float32, on a GPU bfloat16")
+    parser.add_argument("--device", choices=["cpu", "cuda"])
+    parser.add_argument("--load-format", choices=["auto", "dummy"], default="auto")
+    parser.add_argument("--max-model-len", type=positive, metavar="N")
     add_trust(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if str(arguments.port) == "kernels":
+        return _run_kernels(arguments)
     existing_file(arguments.port, "port")
     if arguments.model is not None:
         model_folder(arguments.model)
     shortest, longest = arguments.prompt_tokens
     if shortest > longest:
         raise UsageError("--prompt-tokens: the first length is above the second")
+    if (
+        len(arguments.max_tokens) > 2
+        or arguments.max_tokens[0] > arguments.max_tokens[-1]
+    ):
+        raise UsageError("--max-tokens: one number, or the least and the most")
     with tempfile.TemporaryDirectory(prefix="porter-bench-") as scratch:
         model = arguments.model or _random_model(arguments, Path(scratch))
         facts = _measure(arguments, model)
     if arguments.json is not None:
         write_json(arguments.json, facts)
     if str(arguments.json) != "-":
-        _show(facts)
+        show_port(facts)
+    return 0
+
+
+def _run_kernels(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from porter.gap import CannotRun
+
+    if not torch.cuda.is_available():
+        raise CannotRun("porter bench kernels needs a GPU")
+    from porter.bench.kernels import measure_kernels
+
+    with working("measuring kernels"):
+        facts = {"version": JSON_VERSION, "gpu": torch.cuda.get_device_name()}
+        facts.update(measure_kernels())
+    if arguments.json is not None:
+        write_json(arguments.json, facts)
+    if str(arguments.json) != "-":
+        show_kernels(facts)
     return 0
 
 
@@ -72,35 +116,47 @@ def _random_model(arguments: argparse.Namespace, folder: Path) -> Path:
 
 
 def _measure(arguments: argparse.Namespace, model: Path) -> dict[str, Any]:
-    from porter.bench import Workload, measure
-    from porter.bench.engines import ENGINES
+    import torch
 
-    shortest, longest = arguments.prompt_tokens
+    from porter.bench.port import default_engines, measure_port
+    from porter.bench.workload import Workload
+
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    on_gpu = device == "cuda"
     workload = Workload(
-        _vocab_size(model), arguments.requests, shortest, longest, arguments.max_tokens
+        vocab_size(model),
+        arguments.requests,
+        shortest=arguments.prompt_tokens[0],
+        longest=arguments.prompt_tokens[1],
+        new_tokens=arguments.max_tokens[-1],
+        least_new_tokens=arguments.max_tokens[0],
+        first_tokens=arguments.first_tokens,
+        alone_tokens=arguments.alone_tokens,
     )
-    with working("measuring"), contextlib.ExitStack() as stack:
-        engines = [
-            stack.enter_context(
-                ENGINES[name](arguments.port, model, arguments.trust_remote_code)
-            )
-            for name in arguments.engine or ["hf", "porter"]
-        ]
-        results = measure(engines, workload, arguments.repeats)
+    from porter.bench.engines import Setup
+
+    setup = Setup(
+        arguments.port,
+        model,
+        arguments.trust_remote_code,
+        arguments.dtype or ("bfloat16" if on_gpu else "float32"),
+        device,
+        arguments.load_format,
+        arguments.max_model_len,
+    )
+    engines = arguments.engine or default_engines(device)
+    with working("measuring"):
+        facts = measure_port(setup, workload, engines, arguments.repeats)
     return {
         "version": JSON_VERSION,
-        "port": str(arguments.port),
-        "model": str(arguments.model) if arguments.model else None,
-        "parameters": _parameters(model),
-        "requests": arguments.requests,
-        "prompt_tokens": [len(prompt) for prompt in workload.prompts],
-        "new_tokens": arguments.max_tokens,
-        "machine": _machine(),
-        "engines": [result.to_json() for result in results],
+        **facts,
+        "given_model": arguments.model is not None,
     }
 
 
-def _vocab_size(model: Path) -> int:
+def vocab_size(model: Path) -> int:
+    import json
+
     path = model / "config.json"
     try:
         size = json.loads(path.read_text(encoding="utf-8"))["vocab_size"]
@@ -109,53 +165,71 @@ def _vocab_size(model: Path) -> int:
     return int(size)
 
 
-def _parameters(model: Path) -> int:
-    """Number of elements in the checkpoint's safetensors files."""
-    from safetensors import safe_open
-
-    total = 0
-    for path in model.glob("*.safetensors"):
-        with safe_open(path, framework="np") as file:
-            for name in file.keys():
-                total += math.prod(file.get_slice(name).get_shape())
-    return total
-
-
-def _machine() -> dict[str, Any]:
-    import torch
-
-    try:
-        cpus = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        cpus = ""
-    named = re.search(r"^model name\s*:\s*(.+)$", cpus, re.MULTILINE)
-    return {
-        "processor": named[1].strip() if named else platform.machine(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
-
-
-def _show(facts: dict[str, Any]) -> None:
-    first = facts["engines"][0]
-    rows = [
-        (
-            engine["engine"],
-            f"{engine['seconds']:.2f}",
-            f"{engine['tokens_per_second']:.1f}",
-            f"{engine['tokens_per_second'] / first['tokens_per_second']:.2f}",
-            f"{engine['first_token_ms']:.1f}",
-            f"{engine['next_token_ms']:.1f}",
-            f"{engine['equal_prompts']}/{facts['requests']}",
+def show_port(facts: dict[str, Any]) -> None:
+    measured = [e for e in facts["engines"] if "failed" not in e]
+    rows = []
+    for engine in facts["engines"]:
+        if "failed" in engine:
+            rows.append((engine["engine"], "-", "-", "-", "-", "-", "-"))
+            continue
+        ratio = engine["tokens_per_second"] / measured[0]["tokens_per_second"]
+        equal = engine["equal_prompts"]
+        rows.append(
+            (
+                engine["engine"],
+                f"{engine['seconds']:.2f}",
+                f"{engine['tokens_per_second']:.1f}",
+                f"{ratio:.2f}",
+                f"{engine['first_token_ms']:.1f}",
+                f"{engine['next_token_ms']:.2f}",
+                "-" if equal is None else f"{equal}/{facts['requests']}",
+            )
         )
-        for engine in facts["engines"]
-    ]
     heads = ["engine", "s", "tokens/s", "ratio", "first ms", "next ms", "equal"]
     print_table(heads, rows, right=heads[1:])
-    lengths, machine = facts["prompt_tokens"], facts["machine"]
+    for engine in facts["engines"]:
+        if "failed" in engine:
+            say(f"{engine['engine']}: {engine['failed']}")
+    lengths, counts = facts["prompt_tokens"], facts["new_tokens"]
     say(
-        f"{facts['parameters'] / 1e6:.1f} million parameters, float32; "
-        f"{machine['threads']} threads of {machine['processor']}\n"
+        f"{facts['parameters'] / 1e6:.1f} million parameters, {facts['dtype']}; "
+        f"{facts['machine']['name']}\n"
         f"{facts['requests']} prompts of {min(lengths)} to {max(lengths)} tokens, "
-        f"{facts['new_tokens']} new tokens each"
+        f"{min(counts)} to {max(counts)} new tokens each"
     )
+    floor = facts.get("next_token_floor_ms")
+    if floor is not None:
+        say(
+            f"floor of a token alone: {floor:.2f} ms, at the "
+            f"{facts['ceilings']['bytes_per_second'] / 1e12:.2f} TB/s of a copy here"
+        )
+
+
+def show_kernels(facts: dict[str, Any]) -> None:
+    limits = facts["ceilings"]
+    say(
+        f"{facts['gpu']}: copy {limits['bytes_per_second'] / 1e12:.2f} TB/s, "
+        f"bf16 product {limits['flops_per_second'] / 1e12:.0f} TFLOP/s"
+    )
+    names = list(dict.fromkeys(n for row in facts["rows"] for n in row["engines"]))
+    rows = []
+    for row in facts["rows"]:
+        cells = [f"{row['kernel'].split()[0]} {row['case']}", f"{row['floor_us']:.1f}"]
+        for name in names:
+            result = row["engines"].get(name, {})
+            good = "us" in result and "failed" not in result
+            cells.append(f"{result['us']:.1f}" if good else "-")
+        cells.append(f"{row['floor_us'] / row['engines']['porter']['us']:.2f}")
+        rows.append(tuple(cells))
+    heads = ["us", "floor", *names, "floor/porter"]
+    print_table(heads, rows, right=heads[1:])
+    failed = {
+        name: result["failed"]
+        for row in facts["rows"]
+        for name, result in row["engines"].items()
+        if "failed" in result
+    }
+    for name, why in failed.items():
+        say(f"{name}: {why}")
+    for name, value in facts["summary"].items():
+        say(f"{name} {value:.3f}")

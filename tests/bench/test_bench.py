@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from porter.bench import Workload, measure
-from porter.bench.engines import HuggingFaceEngine, VllmEngine
+from porter.bench.engines import HuggingFaceEngine, Setup, VllmEngine
 from porter.gap import CannotRun
 from tests.processes import ROOT
 
@@ -20,10 +20,10 @@ class Sleeper:
         self.name, self.ms, self.answer = name, ms, answer
         self.asked: list[tuple[int, int]] = []
 
-    def generate(self, prompts: list[list[int]], new_tokens: int) -> list[list[int]]:
-        self.asked.append((len(prompts), new_tokens))
-        time.sleep(new_tokens * self.ms / 1e3)
-        return [[self.answer] * new_tokens for _ in prompts]
+    def generate(self, prompts: list[list[int]], counts: list[int]) -> list[list[int]]:
+        self.asked.append((len(prompts), max(counts)))
+        time.sleep(max(counts) * self.ms / 1e3)
+        return [[self.answer] * n for n in counts]
 
     def __enter__(self) -> "Sleeper":
         return self
@@ -71,9 +71,10 @@ def test_padding_does_not_change_what_huggingface_says(tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_config(config, trust_remote_code=True)
     model.save_pretrained(tmp_path)
     prompts = Workload(config.vocab_size, 3, shortest=2, longest=9).prompts
-    with HuggingFaceEngine(Path("unused"), tmp_path, trust_remote_code=True) as engine:
-        together = engine.generate(prompts, 5)
-        alone = [engine.generate([prompt], 5)[0] for prompt in prompts]
+    setup = Setup(Path("unused"), tmp_path, trust_remote_code=True)
+    with HuggingFaceEngine(setup) as engine:
+        together = engine.generate(prompts, [5, 5, 5])
+        alone = [engine.generate([prompt], [5])[0] for prompt in prompts]
     assert together == alone
     assert all(len(tokens) == 5 for tokens in together)
 
@@ -81,4 +82,20 @@ def test_padding_does_not_change_what_huggingface_says(tmp_path: Path) -> None:
 def test_missing_engine_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(CannotRun, match="vLLM is not installed"):
-        VllmEngine(Path("port.py"), Path("model"), False)
+        VllmEngine(Setup(Path("port.py"), Path("model")))
+
+
+def test_answers_of_different_length() -> None:
+    workload = Workload(100, requests=5, new_tokens=30, least_new_tokens=10)
+    assert sorted(workload.counts) == [10, 15, 20, 25, 30]
+    assert workload.total_new_tokens == 100
+    assert Workload(100, requests=3, new_tokens=7).counts == [7, 7, 7]
+
+
+def test_single_requests_have_the_lengths_asked_for() -> None:
+    engine = Sleeper("one", 1)
+    workload = Workload(100, 2, new_tokens=20, first_tokens=90, alone_tokens=40)
+    assert len(workload.single(90)) == 90
+    figures = measure([engine], workload, repeats=1)[0]
+    assert engine.asked == [(1, 2), (2, 20), (1, 1), (1, 20), (1, 1)]
+    assert figures.next_token_ms == pytest.approx(1, rel=0.3)

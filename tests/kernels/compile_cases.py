@@ -53,7 +53,6 @@ CASES: dict[str, Callable[[], None]] = {
     "decode 128 group 4": partial(decode, 4, 128),
     "decode 128 group 4 page 16": partial(decode, 4, 128, 16),
     "decode 64 group 1": partial(decode, 1, 64),
-    "decode 80 group 1": partial(decode, 1, 80),
     "decode 256 group 2": partial(decode, 2, 256),
     "decode 192/128": partial(decode, 4, 192, size_v=128),
     "decode 128 window sinks": partial(
@@ -63,11 +62,8 @@ CASES: dict[str, Callable[[], None]] = {
     "prefill 128 page 16": partial(prefill, 128, page=16),
     "prefill 64": partial(prefill, 64),
     "prefill 256": partial(prefill, 256),
-    "prefill 256 medium": partial(prefill, 256, 64),
-    "prefill 256 page 16": partial(prefill, 256, page=16),
     "prefill 192/128": partial(prefill, 192, size_v=128),
     "prefill 128 short": partial(prefill, 128, 16),
-    "prefill 128 medium": partial(prefill, 128, 64),
     "prefill 128 window cap": partial(
         prefill, 128, sliding_window=1024, logits_soft_cap=50.0
     ),
