@@ -218,6 +218,11 @@ def call(interp, name: str, args: list, kwargs: dict) -> Any:
         return Cache(short if short.endswith("Cache") else "DynamicCache")
     if is_output(name):
         return Output(dict(kwargs))
+    if short == "slice_logits_to_keep":
+        kept = args[1] if len(args) > 1 else kwargs.get("logits_to_keep")
+        if not isinstance(kept, int) or kept != 0:
+            raise interp.gap("only some positions' logits are made")
+        return args[0] if args else kwargs["hidden_states"]
     if short == "get_interface":
         return kwargs.get("default", args[1] if len(args) > 1 else None)
     if short in ("is_flash_attention_requested", "is_flash_attn_requested"):
