@@ -3,8 +3,8 @@
     porter plugin opt.py llama.py -o my_models
     pip install ./my_models
 
-vLLM then runs the ports wherever a checkpoint names their architecture, in the place of
-its own class of that name. The package needs vLLM and no porter.
+vLLM then runs the ports wherever a checkpoint names their architecture, in
+the place of its own class of that name. The package needs vLLM and no porter.
 """
 
 import argparse

@@ -1,8 +1,9 @@
 """Prove that a port computes what the model it was made from computes.
 
 Without --model a tiny checkpoint with seeded random weights is made from the
-config class. --engine vllm runs the same file in the installed vLLM, eager and under
-torch.compile. Exit code 0: passes, 1: differs, 3: could not run, and why.
+config class. --engine vllm runs the same file in the installed vLLM, eager
+and under torch.compile. Exit code 0: passes, 1: differs, 3: could not run,
+and why.
 """
 
 import argparse

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from porter.emit import checkpoint_names
 from porter.emit.checkpoint_names import renamings
 from porter.gap import Refused
 
@@ -38,13 +37,15 @@ MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = OrderedDict(
 
 
 @pytest.fixture
-def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    auto = tmp_path / "models/auto"
+def library(tmp_path: Path) -> Path:
+    """A package as transformers is laid out, with a table of ours."""
+    package = tmp_path / "transformers"
+    auto = package / "models/auto"
     auto.mkdir(parents=True)
+    (package / "__init__.py").touch()
     (auto / "modeling_auto.py").write_text(CLASSES, encoding="utf-8")
-    (tmp_path / "conversion_mapping.py").write_text(TABLE, encoding="utf-8")
-    monkeypatch.setattr(checkpoint_names, "package_of", lambda path: tmp_path)
-    return tmp_path
+    (package / "conversion_mapping.py").write_text(TABLE, encoding="utf-8")
+    return package
 
 
 def facts(library: Path, model_type: str | None, name: str = "BirdForCausalLM") -> Any:
