@@ -198,7 +198,7 @@ def _shapes(config_class: type, default: Any) -> Iterator[dict[str, Any]]:
             # What is off by default stays off.
             if value is None and (name in _OPTIONAL or name in _TELLING):
                 continue
-            found[real] = size
+            found[real] = POSITIONS if _never_cuts(name, value, declared) else size
         for name in _TOKEN_IDS:
             if isinstance(declared.get(name), int) and declared[name] >= VOCAB:
                 found[name] = VOCAB - 1
@@ -223,6 +223,12 @@ def _shapes(config_class: type, default: Any) -> Iterator[dict[str, Any]]:
     yield {**everything, depth: 2 * LAYERS}
     yield {**{k: v for k, v in equal.items() if k not in _STATE}, depth: 2 * LAYERS}
     yield fields(_PLAIN, _TELLING)
+
+
+def _never_cuts(name: str, value: Any, declared: Mapping[str, Any]) -> bool:
+    """Whether a window is as long as the longest sequence: then it stays so."""
+    longest = declared.get("max_position_embeddings")
+    return _PLAIN.get(name) == WINDOW and isinstance(longest, int) and value >= longest
 
 
 def _size_of(name: str, tables: tuple[Mapping[str, float], ...]) -> float | None:
