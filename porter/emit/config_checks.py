@@ -17,6 +17,7 @@ from porter.analyze.symbols import (
     contains,
     describe,
     negate,
+    same,
     simplify,
     text,
     unwrap,
@@ -29,6 +30,9 @@ def check_rope(rope_parameters: dict, max_position: int, max_model_len: int) -> 
     rope_type = rope_parameters["rope_type"]
     if rope_type not in {types}:
         raise ValueError(f"rope type {{rope_type!r}} isn't supported")
+    foreign = [name for name in {foreign} if name in rope_parameters]
+    if foreign:
+        raise ValueError(f"the original model doesn't read {{', '.join(foreign)}}")
 {partial}{dynamic}{yarn}    if rope_type == "longrope":
         original = rope_parameters["original_max_position_embeddings"]
         factor = rope_parameters.get("factor") or max_position / original
@@ -56,14 +60,32 @@ _YARN = """\
 """
 
 
-def rope_check(profile: Profile, partial: bool, of_source: Sequence[str]) -> str:
+_ALPHA = """\
+    if not rope_parameters.get("alpha", 1.0):
+        raise ValueError("alpha is either a factor or left out")
+"""
+# what vLLM's get_rope reads and transformers doesn't
+_FOREIGN = (
+    "alpha",
+    "long_mscale",
+    "mrope_section",
+    "rope_dim",
+    "short_mscale",
+    "use_fope",
+)
+
+
+def rope_check(
+    profile: Profile, partial: bool, of_source: Sequence[str], alpha: bool = False
+) -> str:
     """The text of the check, for a source that rotates part of the head or all of it,
     and the rope types for which it does what vLLM does."""
     types = [t for t in profile.rope_types if t in of_source]
     lacks = profile.yarn_lacks if "yarn" in types else ()
     text = _CHECK.format(
         types=_tuple(types),
-        partial="" if partial else _PARTIAL,
+        foreign=_tuple(_FOREIGN[alpha:]),
+        partial=("" if partial else _PARTIAL) + (_ALPHA if alpha else ""),
         dynamic=_DYNAMIC if "dynamic" in types else "",
         yarn=_YARN.format(names=_tuple(lacks)) if lacks else "",
     )
@@ -157,6 +179,41 @@ def each_layer(check: str, layers) -> str:
         return check
     head = f"for layer_idx in range({describe(layers)}):"
     return f"{head}\n{textwrap.indent(check, '    ')}"
+
+
+_WINDOW = """\
+window = vllm_config.cache_config.sliding_window
+if {test}window is not None and window < vllm_config.model_config.max_model_len:
+    raise ValueError(f"exact up to {{window}} tokens: lower max_model_len")"""
+
+
+def window_check(window) -> str | None:
+    """For attention without a window, where the config has one for all layers.
+
+    The engine then gives it to every attention, and transformers' cache, by the same
+    rule, forgets the tokens behind it, which the mask of the source's prefill still sees.
+    """
+    inner = unwrap(window)
+    if not isinstance(inner, Sym):
+        return _WINDOW.format(test="") if inner is None else None
+    if inner.op == "ifexp" and unwrap(inner.args[0]).op in ("is_none", "truthy"):
+        tested, sides = unwrap(inner.args[0]).args[0], inner.args[1:]
+        if any(same(tested, side) for side in sides) and None in sides:
+            inner = unwrap(tested)  # `None if window is None else window`
+    if inner.op == "field" and inner.args[1] == "sliding_window":
+        return None
+    if _reads(inner, "layer_types"):  # the cache goes by them, too
+        return None
+    return _WINDOW.format(test=f"{describe(Sym('is_none', (inner,)))} and ")
+
+
+def _reads(value, name: str) -> bool:
+    inner = unwrap(value)
+    if not isinstance(inner, Sym):
+        return False
+    if inner.op in ("field", "or_default") and inner.args[1] == name:
+        return True
+    return any(_reads(a, name) for a in inner.args)
 
 
 _SIZES = """\

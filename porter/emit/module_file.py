@@ -24,6 +24,7 @@ from porter.emit.config_checks import (
     refused_check,
     rope_check,
     sizes_check,
+    window_check,
 )
 from porter.emit.experts import ROUTING
 from porter.emit.frames import FrameGraph
@@ -68,6 +69,8 @@ def emit(facts: Facts, header: str, profile: Profile) -> Emitted:
     plan = plan_weights(facts, graph, scopes)
     ropes = [r for s in scopes for r in s.ropes]
     checks, functions = _config_checks(facts, ropes, position, profile)
+    windows = [window_check(n.attrs["window"]) for n in graph.order if n.op == "attend"]
+    checks += dict.fromkeys(check for check in windows if check is not None)
     layers = trunk.loop.modules.count
     checks = list(dict.fromkeys(each_layer(text, layers) for text in checks))
     if "pack_routing" in classes.imports:
@@ -121,7 +124,7 @@ def _config_checks(
             if (rotates or t != "longrope")
             and all(t in r.attrs["table"].types for r in ropes)
         ]
-        functions.append(rope_check(profile, any_factor, types))
+        functions.append(rope_check(profile, any_factor, types, alpha=table.alpha))
     return checks, functions
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from porter.analyze.config_items import read_item
+from porter.analyze.equal_sizes import as_sizes
 from porter.analyze.graph import Node, axis_size
 from porter.analyze.symbols import (
     Sym,
@@ -27,6 +28,7 @@ from porter.analyze.symbols import (
 from porter.analyze.values import is_scalar
 from porter.transforms.base import Transform
 from porter.transforms.matching import either_way, is_number, is_op, strip_casts
+from porter.transforms.ntk_alpha import alpha_base, split_alpha, without_alpha
 from porter.transforms.rope_types import TYPES, match_by_type
 
 
@@ -40,6 +42,7 @@ class Table:
     pairing: str  # "halves": (f, f); "pairs": each twice
     partial: bool  # dim = int(head_dim * partial_rotary_factor)
     types: tuple[str, ...] = TYPES  # for which it is so
+    alpha: bool = False  # whether an alpha in the parameters counts
 
     def same_as(self, other: "Table") -> bool:
         return (
@@ -47,6 +50,8 @@ class Table:
             and same(self.dim, other.dim)
             and self.positions is other.positions
             and self.pairing == other.pairing
+            and self.types == other.types
+            and self.alpha == other.alpha
         )
 
 
@@ -284,9 +289,14 @@ def _match_table(node, fn: str) -> Table | None:
     for place, frequency in either_way(angles):
         place = _place(place)
         found = _inverse_frequencies(frequency)
-        if place is not None and found is not None and _scaling_fits(scaling, found):
-            parameters, dim, partial, _ = found
-            return Table(parameters, dim, place, pairing, partial)
+        if place is None or found is None:
+            continue
+        parameters, dim, partial, rope_type, alpha = found
+        if alpha is not None:
+            scaling = without_alpha(scaling, alpha)
+        if _scaling_fits(scaling, parameters, rope_type):
+            given = alpha is not None
+            return Table(parameters, dim, place, pairing, partial, alpha=given)
     return None
 
 
@@ -314,7 +324,8 @@ def _place(node) -> Node | None:
 
 
 def _inverse_frequencies(node):
-    """(rope_parameters, dim, partial, rope_type) of transformers' inverse frequencies."""
+    """(rope_parameters, dim, partial, rope_type, the condition under which alpha counts)
+    of transformers' inverse frequencies."""
     node = strip_casts(node)
     while is_op(node, "rearrange", "cast", "buffer"):
         if node.op == "cast" and strip_casts(node) is node:
@@ -324,6 +335,10 @@ def _inverse_frequencies(node):
         ):
             return None
         node = node.args[0]
+    alpha, own = None, None
+    split = split_alpha(node, _read_from)
+    if split is not None:
+        alpha, own, node = split
     if not is_op(node, "phi"):
         return None
     cond, default, scaled = node.args
@@ -337,7 +352,19 @@ def _inverse_frequencies(node):
     dim = _default_dim(default, parameters)
     if dim is None:
         return None
-    return parameters, dim, _is_partial(dim, parameters), rope_type
+    if own is not None:
+        mine = _default_dim(own, parameters, alpha_base)
+        if mine is None or not same(*as_sizes(mine, dim)):
+            return None
+    return parameters, dim, _is_partial(dim, parameters), rope_type, alpha
+
+
+def _read_from(rope_type):
+    """The rope_parameters of `rope_parameters["rope_type"]`."""
+    inner = unwrap(rope_type)
+    if isinstance(inner, Sym) and inner.op == "item" and inner.args[1] == "rope_type":
+        return inner.args[0]
+    return None
 
 
 def _plain_test(cond) -> bool:
@@ -357,8 +384,9 @@ def tested_type(cond):
     return None
 
 
-def _default_dim(node, parameters):
-    """dim of 1 / theta ** (arange(0, dim, 2) / dim), else None."""
+def _default_dim(node, parameters, base=None):
+    """dim of 1 / theta ** (arange(0, dim, 2) / dim), else None. base(theta, parameters,
+    dim) is what stands in theta's place."""
     node = strip_casts(node)
     if not is_op(node, "truediv") or not is_number(node.args[0], 1):
         return None
@@ -367,9 +395,11 @@ def _default_dim(node, parameters):
         return None
     theta = read_item(parameters, "rope_theta")
     exponent = strip_casts(power.args[1])
-    if not same(power.args[0], theta) or not is_op(exponent, "truediv"):
+    if not is_op(exponent, "truediv"):
         return None
     steps, dim = exponent.args
+    if not same(power.args[0], base(theta, parameters, dim) if base else theta):
+        return None
     while is_op(steps, "cast"):
         steps = steps.args[0]
     if not is_op(steps, "arange") or not is_scalar(dim):
@@ -399,9 +429,8 @@ def rotated_head(table: Table):
     return simplify(arith("truediv", product, factor))
 
 
-def _scaling_fits(scaling, found) -> bool:
+def _scaling_fits(scaling, parameters, rope_type) -> bool:
     """1 for the default type, transformers' scaling for the others."""
-    parameters, _dim, _partial, rope_type = found
     scaling = unwrap(scaling)
     if not (isinstance(scaling, Sym) and scaling.op == "ifexp"):
         return False

@@ -199,7 +199,7 @@ def _shapes(config_class: type, default: Any) -> Iterator[dict[str, Any]]:
             # What is off by default stays off.
             if value is None and (name in _OPTIONAL or name in _TELLING):
                 continue
-            found[real] = size
+            found[real] = POSITIONS if _never_cuts(name, value, declared) else size
         for name in _TOKEN_IDS:
             token = getattr(default, name, None)
             if isinstance(token, int) and token >= VOCAB:
@@ -233,6 +233,12 @@ def _base_class(config_class: type) -> type:
 
 
 _BASES = ("PreTrainedConfig", "PretrainedConfig")
+
+
+def _never_cuts(name: str, value: Any, declared: Mapping[str, Any]) -> bool:
+    """Whether a window is as long as the longest sequence: then it stays so."""
+    longest = declared.get("max_position_embeddings")
+    return _PLAIN.get(name) == WINDOW and isinstance(longest, int) and value >= longest
 
 
 def _size_of(name: str, tables: tuple[Mapping[str, float], ...]) -> float | None:
