@@ -32,18 +32,8 @@ def measure_port(
     setup: Setup, workload: Workload, names: list[str], repeats: int
 ) -> dict[str, Any]:
     """What `porter bench PORT --json` writes, but for its version."""
-    facts: dict[str, Any] = {
-        "port": str(setup.port),
-        "model": str(setup.model),
-        "dtype": setup.dtype,
-        "device": setup.device,
-        "requests": workload.requests,
-        "prompt_tokens": [len(prompt) for prompt in workload.prompts],
-        "new_tokens": workload.counts,
-        "machine": machine(setup.device),
-    }
+    facts = circumstances(setup, workload)
     if setup.device == "cpu":
-        facts["parameters"] = _stored_parameters(setup.model)
         with contextlib.ExitStack() as stack:
             engines = [stack.enter_context(ENGINES[name](setup)) for name in names]
             results = measure(engines, workload, repeats)
@@ -66,6 +56,23 @@ def measure_port(
     )
     moved = decode_bytes(setup.model, setup.dtype, context)
     facts["next_token_floor_ms"] = moved / facts["ceilings"]["bytes_per_second"] * 1e3
+    return facts
+
+
+def circumstances(setup: Setup, workload: Workload) -> dict[str, Any]:
+    """What the figures are of: the model, the requests, the machine."""
+    facts: dict[str, Any] = {
+        "port": str(setup.port),
+        "model": str(setup.model),
+        "dtype": setup.dtype,
+        "device": setup.device,
+        "requests": workload.requests,
+        "prompt_tokens": [len(prompt) for prompt in workload.prompts],
+        "new_tokens": workload.counts,
+        "machine": machine(setup.device),
+    }
+    if setup.device == "cpu":
+        facts["parameters"] = _stored_parameters(setup.model)
     return facts
 
 

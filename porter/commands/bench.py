@@ -6,19 +6,27 @@ padded generate, without --model on about 100 million random parameters. On a
 GPU each engine has a process of its own, and vLLM is measured where it is
 installed: the port in it (vllm) and its own model (vllm-own).
 
+On a CPU --engine vllm alone measures the port in vLLM beside vLLM's own model,
+where it has one, and vLLM's Transformers backend, and counts what each fuses.
+
 porter bench kernels measures the attention kernels of a GPU beside FlashInfer,
 FlashAttention-3 and torch, and the machine's ceilings.
 """
 
 import argparse
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from porter.commands.options import add_trust, existing_file, model_folder, positive
 from porter.console import print_table, say, working
 from porter.gap import UsageError
 from porter.output import write_json
+
+if TYPE_CHECKING:
+    from porter.bench.engines import Setup
+    from porter.bench.workload import Workload
 
 JSON_VERSION = 2
 ENGINES = ("porter", "vllm", "vllm-own", "hf")
@@ -57,6 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--alone-tokens", type=positive, metavar="N", help="prompt timed after that"
     )
     parser.add_argument("--repeats", type=positive, default=2, metavar="N")
+    parser.add_argument(
+        "--eager", action="store_true", help="--engine vllm: without torch.compile"
+    )
     parser.add_argument("--dtype", help="default: float32, on a GPU bfloat16")
     parser.add_argument("--device", choices=["cpu", "cuda"])
     parser.add_argument("--load-format", choices=["auto", "dummy"], default="auto")
@@ -80,11 +91,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("--max-tokens: one number, or the least and the most")
     with tempfile.TemporaryDirectory(prefix="porter-bench-") as scratch:
         model = arguments.model or _random_model(arguments, Path(scratch))
-        facts = _measure(arguments, model)
+        facts, show = _measure(arguments, model)
     if arguments.json is not None:
         write_json(arguments.json, facts)
     if str(arguments.json) != "-":
-        show_port(facts)
+        show(facts)
     return 0
 
 
@@ -115,15 +126,47 @@ def _random_model(arguments: argparse.Namespace, folder: Path) -> Path:
     return folder
 
 
-def _measure(arguments: argparse.Namespace, model: Path) -> dict[str, Any]:
+def _measure(
+    arguments: argparse.Namespace, model: Path
+) -> tuple[dict[str, Any], Callable[[dict[str, Any]], None]]:
+    """The JSON of the run, and what prints it."""
+    from porter.bench.port import default_engines, measure_port
+    from porter.bench.vllm_figures import measure_vllm, show_vllm
+
+    setup, workload = _setup(arguments, model), _workload(arguments, model)
+    names = arguments.engine or default_engines(setup.device)
+    show = show_port
+    with working("measuring"):
+        if names == ["vllm"] and setup.device == "cpu":
+            show = show_vllm
+            facts = measure_vllm(setup, workload, arguments.repeats, arguments.eager)
+        else:
+            facts = measure_port(setup, workload, names, arguments.repeats)
+    given = arguments.model is not None
+    return {"version": JSON_VERSION, **facts, "given_model": given}, show
+
+
+def _setup(arguments: argparse.Namespace, model: Path) -> "Setup":
     import torch
 
-    from porter.bench.port import default_engines, measure_port
-    from porter.bench.workload import Workload
+    from porter.bench.engines import Setup
 
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    on_gpu = device == "cuda"
-    workload = Workload(
+    return Setup(
+        arguments.port,
+        model,
+        arguments.trust_remote_code,
+        arguments.dtype or ("bfloat16" if device == "cuda" else "float32"),
+        device,
+        arguments.load_format,
+        arguments.max_model_len,
+    )
+
+
+def _workload(arguments: argparse.Namespace, model: Path) -> "Workload":
+    from porter.bench.workload import Workload
+
+    return Workload(
         vocab_size(model),
         arguments.requests,
         shortest=arguments.prompt_tokens[0],
@@ -133,25 +176,6 @@ def _measure(arguments: argparse.Namespace, model: Path) -> dict[str, Any]:
         first_tokens=arguments.first_tokens,
         alone_tokens=arguments.alone_tokens,
     )
-    from porter.bench.engines import Setup
-
-    setup = Setup(
-        arguments.port,
-        model,
-        arguments.trust_remote_code,
-        arguments.dtype or ("bfloat16" if on_gpu else "float32"),
-        device,
-        arguments.load_format,
-        arguments.max_model_len,
-    )
-    engines = arguments.engine or default_engines(device)
-    with working("measuring"):
-        facts = measure_port(setup, workload, engines, arguments.repeats)
-    return {
-        "version": JSON_VERSION,
-        **facts,
-        "given_model": arguments.model is not None,
-    }
 
 
 def vocab_size(model: Path) -> int:
@@ -190,6 +214,17 @@ def show_port(facts: dict[str, Any]) -> None:
     for engine in facts["engines"]:
         if "failed" in engine:
             say(f"{engine['engine']}: {engine['failed']}")
+    say_circumstances(facts)
+    floor = facts.get("next_token_floor_ms")
+    if floor is not None:
+        say(
+            f"floor of a token alone: {floor:.2f} ms, at the "
+            f"{facts['ceilings']['bytes_per_second'] / 1e12:.2f} TB/s of a copy here"
+        )
+
+
+def say_circumstances(facts: dict[str, Any]) -> None:
+    """Under a table: of what model, on what machine, what was asked."""
     lengths, counts = facts["prompt_tokens"], facts["new_tokens"]
     say(
         f"{facts['parameters'] / 1e6:.1f} million parameters, {facts['dtype']}; "
@@ -197,12 +232,6 @@ def show_port(facts: dict[str, Any]) -> None:
         f"{facts['requests']} prompts of {min(lengths)} to {max(lengths)} tokens, "
         f"{min(counts)} to {max(counts)} new tokens each"
     )
-    floor = facts.get("next_token_floor_ms")
-    if floor is not None:
-        say(
-            f"floor of a token alone: {floor:.2f} ms, at the "
-            f"{facts['ceilings']['bytes_per_second'] / 1e12:.2f} TB/s of a copy here"
-        )
 
 
 def show_kernels(facts: dict[str, Any]) -> None:

@@ -72,7 +72,7 @@ class WorkerGroup:
                       str(port), model_dir, config_options, runner_options),
                 daemon=True,
             )  # fmt: skip
-            with _main_module_hidden():
+            with main_module_hidden():
                 process.start()
             theirs.close()
             self._pipes.append(ours)
@@ -127,7 +127,7 @@ class WorkerGroup:
 
 
 @contextmanager
-def _main_module_hidden() -> Iterator[None]:
+def main_module_hidden() -> Iterator[None]:
     """Keep a starting process from running the program's main file again.
 
     Workers need nothing of it, and a script then needs no `__main__` guard.
