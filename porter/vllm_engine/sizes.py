@@ -31,7 +31,9 @@ def fitting_sizes(config_class: Any, overrides: Mapping[str, Any]) -> dict[str, 
         return dict(overrides)  # told by what makes the checkpoint
     size = head_size(config)
     larger = [other for other in supported if other >= (size or 0)]
-    if size is None or size in supported or not larger:
+    # Of latent attention `head_dim` is the rotated part alone.
+    latent = getattr(config, "kv_lora_rank", None) is not None
+    if latent or size is None or size in supported or not larger:
         return dict(overrides)
     wanted = {"head_dim": min(larger)}
     if not isinstance(getattr(config, "head_dim", None), int):

@@ -12,6 +12,7 @@ from porter.verify.comparison import rel_rmse
 from porter.verify.trace import make_prompts
 from porter.vllm_engine import VllmLLM
 from porter.vllm_engine.ports import digest
+from tests.runtime.reference import ROPE_CONFIG, rope_weights, write_checkpoint
 from tests.vllm_engine.marks import WITH_VLLM
 
 pytestmark = WITH_VLLM
@@ -52,6 +53,17 @@ def test_vllm_computes_what_the_runtime_computes(
             for step, token in zip(other.logprobs, other.token_ids, strict=True):
                 assert len(step) >= 5 and max(step, key=lambda t: step[t]) == token
         check_ranks(llm, rope_port, **options)
+
+
+def test_a_graph_is_of_its_own_config(tmp_path: Path, rope_port: Path) -> None:
+    """The same classes compiled twice in one process, with other constants."""
+    for eps in (1e-5, 0.3):
+        config = {**ROPE_CONFIG, "rms_norm_eps": eps}
+        folder = write_checkpoint(tmp_path / str(eps), config, rope_weights(config))
+        with LLM(rope_port, folder) as llm:
+            expected = llm.prefill_logits(PROMPTS[1:2])[0]
+        with VllmLLM(rope_port, folder, max_model_len=128, compiled=True) as llm:
+            assert rel_rmse(expected, llm.prefill_logits(PROMPTS[1:2])[0]) < 1e-5
 
 
 def check_ranks(

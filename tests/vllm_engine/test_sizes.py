@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from transformers import GPTNeoXConfig, LlamaConfig, Olmo2Config
+from transformers import DeepseekV3Config, GPTNeoXConfig, LlamaConfig, Olmo2Config
 
 from porter.vllm_engine import sizes
 
@@ -22,6 +22,8 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
         # No size of its own: the hidden size is what its heads share.
         (Olmo2Config, {"num_attention_heads": 8}, {"hidden_size": 256}),
         (GPTNeoXConfig, {"num_attention_heads": 8}, {"hidden_size": 256}),
+        # The rotated part of a head, whose other sizes depend on it.
+        (DeepseekV3Config, {}, {}),
         # Larger than any kernel: left to vLLM to say so.
         (LlamaConfig, {"head_dim": 96}, {}),
     ],
