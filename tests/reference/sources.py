@@ -57,6 +57,27 @@ OWN_ATTENTION = {
     )
 }
 
+# Dense decoders with norms, rotations and multipliers of their own.
+DENSE = {
+    model.model_type: model
+    for model in (
+        SourceModel("apertus", "ApertusForCausalLM", "ApertusConfig"),
+        SourceModel("bitnet", "BitNetForCausalLM", "BitNetConfig"),
+        SourceModel("cohere", "CohereForCausalLM", "CohereConfig"),
+        SourceModel("ernie4_5", "Ernie4_5ForCausalLM", "Ernie4_5Config"),
+        SourceModel("helium", "HeliumForCausalLM", "HeliumConfig"),
+        SourceModel(
+            "hunyuan_v1_dense", "HunYuanDenseV1ForCausalLM", "HunYuanDenseV1Config"
+        ),
+        SourceModel("hyperclovax", "HyperCLOVAXForCausalLM", "HyperCLOVAXConfig"),
+        SourceModel("ministral3", "Ministral3ForCausalLM", "Ministral3Config"),
+        SourceModel("moshi", "MoshiForCausalLM", "MoshiConfig"),
+        SourceModel("nemotron", "NemotronForCausalLM", "NemotronConfig"),
+        SourceModel("olmo", "OlmoForCausalLM", "OlmoConfig"),
+        SourceModel("seed_oss", "SeedOssForCausalLM", "SeedOssConfig"),
+    )
+}
+
 # Mixtures of experts and latent attention, of which some changes are judged as well.
 SPARSE = {
     model.model_type: model
@@ -66,7 +87,7 @@ SPARSE = {
         SourceModel("youtu", "YoutuForCausalLM", "YoutuConfig"),
     )
 }
-SOURCES = SIX | BY_LAYER | OWN_ATTENTION | SPARSE
+SOURCES = SIX | BY_LAYER | OWN_ATTENTION | SPARSE | DENSE
 
 
 @cache

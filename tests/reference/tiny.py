@@ -38,6 +38,20 @@ _GQA = {
     "eos_token_id": 2,
 }
 
+_DENSE = {
+    "vocab_size": VOCAB,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "tie_word_embeddings": False,
+    "pad_token_id": None,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
 _GPT = {
     "vocab_size": VOCAB,
     "n_embd": 64,
@@ -192,6 +206,23 @@ TINY: dict[str, dict[str, Any]] = {
         "v_head_dim": 24,
         "attention_bias": False,
     },
+    "apertus": {**_DENSE, "rope_parameters": _ROPE},
+    "bitnet": {**_DENSE},
+    "cohere": {**_DENSE, "use_qk_norm": True, "logit_scale": 0.5},
+    "ernie4_5": {**_DENSE, "head_dim": 32},
+    "helium": {**_DENSE, "head_dim": 16},
+    "hunyuan_v1_dense": {**_DENSE, "head_dim": 32},
+    "hyperclovax": {**_DENSE, "residual_multiplier": 0.5, "logits_scaling": 0.25},
+    "ministral3": {**_DENSE, "head_dim": 32, "sliding_window": None},
+    "moshi": {
+        **{k: v for k, v in _DENSE.items() if k != "intermediate_size"},
+        "ffn_dim": 96,
+        "head_dim": 16,
+        "sliding_window": 256,
+    },
+    "nemotron": {**_DENSE, "norm_eps": 0.05},
+    "olmo": {**_DENSE},
+    "seed_oss": {**_DENSE, "head_dim": 32},
 }
 
 

@@ -3,6 +3,7 @@
 from tests.faithful.catalogue import (
     attention,
     controls,
+    dense,
     experts,
     head,
     latent,
@@ -19,6 +20,7 @@ from tests.faithful.mutation import Mutation
 
 CATALOGUE: tuple[Mutation, ...] = (
     *norm.CASES,
+    *dense.CASES,
     *rope.CASES,
     *layer_types.CASES,
     *attention.CASES,
