@@ -61,7 +61,6 @@ OWN_ATTENTION = {
 DENSE = {
     model.model_type: model
     for model in (
-        SourceModel("apertus", "ApertusForCausalLM", "ApertusConfig"),
         SourceModel("bitnet", "BitNetForCausalLM", "BitNetConfig"),
         SourceModel("cohere", "CohereForCausalLM", "CohereConfig"),
         SourceModel("ernie4_5", "Ernie4_5ForCausalLM", "Ernie4_5Config"),

@@ -206,7 +206,6 @@ TINY: dict[str, dict[str, Any]] = {
         "v_head_dim": 24,
         "attention_bias": False,
     },
-    "apertus": {**_DENSE, "rope_parameters": _ROPE},
     "bitnet": {**_DENSE},
     "cohere": {**_DENSE, "use_qk_norm": True, "logit_scale": 0.5},
     "ernie4_5": {**_DENSE, "head_dim": 32},

@@ -13,14 +13,12 @@ NORMED = "(hidden_states - mean) * torch.rsqrt"
 TURNED = "return torch.stack((-x2, x1), dim=-1).flatten(-2)"
 MULTIPLIED = "hidden_states = residual + hidden_states * self.residual_multiplier"
 GATED = "self.activation_fn(hidden_states[..., 0, :]) * hidden_states[..., 1, :]"
-BASE = "self.config.head_dim / (self.config.head_dim - 2)"
 POSITIONED = {
     "rope_type": "default",
     "rope_theta": 10000.0,
     "llama_4_scaling_beta": 0.5,
     "original_max_position_embeddings": 8,
 }
-DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "alpha": 50.0, "factor": 1.0}
 
 CASES = (
     norm(
@@ -80,13 +78,6 @@ CASES = (
         "seed_oss",
         "SeedOssRotaryEmbedding.compute_default_rope_parameters",
         (("dtype=torch.float) / dim", "dtype=torch.float) / (2 * dim)"),),
-    ),
-    rope(
-        "alpha-by-another-power",
-        "hunyuan_v1_dense",
-        "HunYuanDenseV1RotaryEmbedding.__init__",
-        ((BASE, BASE.replace("- 2", "- 1")),),
-        config={"rope_parameters": DYNAMIC},
     ),
     scale(
         "queries-scaled-by-position-twice",
