@@ -17,7 +17,7 @@ demo: $(STAMP)
 	@echo "The port is demo/opt.py; what was done and why is in demo/opt.json."
 
 test: $(STAMP) $(VLLM)
-	$(BIN)/python -m pytest -n auto --dist loadgroup
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 vllm: $(STAMP) $(VLLM)
 
