@@ -65,9 +65,6 @@ DENSE = {
         SourceModel("cohere", "CohereForCausalLM", "CohereConfig"),
         SourceModel("ernie4_5", "Ernie4_5ForCausalLM", "Ernie4_5Config"),
         SourceModel("helium", "HeliumForCausalLM", "HeliumConfig"),
-        SourceModel(
-            "hunyuan_v1_dense", "HunYuanDenseV1ForCausalLM", "HunYuanDenseV1Config"
-        ),
         SourceModel("hyperclovax", "HyperCLOVAXForCausalLM", "HyperCLOVAXConfig"),
         SourceModel("ministral3", "Ministral3ForCausalLM", "Ministral3Config"),
         SourceModel("moshi", "MoshiForCausalLM", "MoshiConfig"),

@@ -210,7 +210,6 @@ TINY: dict[str, dict[str, Any]] = {
     "cohere": {**_DENSE, "use_qk_norm": True, "logit_scale": 0.5},
     "ernie4_5": {**_DENSE, "head_dim": 32},
     "helium": {**_DENSE, "head_dim": 16},
-    "hunyuan_v1_dense": {**_DENSE, "head_dim": 32},
     "hyperclovax": {**_DENSE, "residual_multiplier": 0.5, "logits_scaling": 0.25},
     "ministral3": {**_DENSE, "head_dim": 32, "sliding_window": None},
     "moshi": {
