@@ -28,8 +28,8 @@ def renamings(facts: Facts, experts: Sequence[ExpertWeights] = ()) -> dict[str, 
     if root is None or path is None or not path.is_file():
         return {}  # code outside the library has no entry in its table
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    tables = _tables(tree)
-    aliases = _aliases(tree)
+    nodes = list(ast.walk(tree))
+    tables, aliases = _tables(nodes), _aliases(nodes)
     model_type = facts.config.model_type or ""
     entry = _entry(tables, aliases, _architecture(root, model_type))
     if entry is None:
@@ -75,15 +75,15 @@ def _shown(path: Path) -> str:
     return path.name
 
 
-def _tables(tree: ast.Module) -> dict[str, list[ast.expr]]:
+def _tables(nodes: list[ast.AST]) -> dict[str, list[ast.expr]]:
     """key -> the listed conversions, from the dictionaries in the file."""
     found: dict[str, list[ast.expr]] = {}
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Dict):
             for key, value in zip(node.keys, node.values, strict=True):
                 if isinstance(key, ast.Constant) and isinstance(value, ast.List):
                     found.setdefault(str(key.value), value.elts)
-    for stmt in ast.walk(tree):  # statements of one body come in their order
+    for stmt in nodes:  # statements of one body come in their order
         if isinstance(stmt, (ast.Assign, ast.AugAssign)):
             target = stmt.targets[0] if isinstance(stmt, ast.Assign) else stmt.target
             name = _entry_name(target)
@@ -110,9 +110,9 @@ def _listed(value: ast.expr, found: dict[str, list[ast.expr]]) -> list | None:
     return found.get(_entry_name(value) or "")
 
 
-def _aliases(tree: ast.Module) -> dict[str, str]:
+def _aliases(nodes: list[ast.AST]) -> dict[str, str]:
     found: dict[str, str] = {}
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Dict):
             for key, value in zip(node.keys, node.values, strict=True):
                 if isinstance(key, ast.Constant) and isinstance(value, ast.Constant):

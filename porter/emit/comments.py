@@ -20,16 +20,14 @@ class Comments:
     """Each comment block is given out once, to the first statement made from its line."""
 
     def __init__(self, files: list[SourceFile]):
-        self.blocks: dict[tuple[str, int], list[str]] = {}
-        for file in files:
-            lines = file.text.splitlines()
-            for line in sorted(file.comments):
-                following = line + 1
-                while following in file.comments or _is_alias(lines, following):
-                    following += 1
-                self.blocks.setdefault((file.shown, following), []).append(
-                    file.comments[line]
-                )
+        self.files = {file.shown: file for file in files}
+        self.blocks: dict[str, dict[int, list[str]]] = {}
+
+    def _blocks_of(self, shown: str) -> dict[int, list[str]]:
+        """line -> the block above it, for a file of which a port has a line."""
+        if shown not in self.blocks and shown in self.files:
+            self.blocks[shown] = _blocks(self.files[shown])
+        return self.blocks.get(shown, {})
 
     def weave(self, lines: list[Line]) -> list[Line]:
         out: list[Line] = []
@@ -37,13 +35,25 @@ class Comments:
             pad = line.text[: len(line.text) - len(line.text.lstrip())]
             places = {(s.file, s.line) for s in line.spans[:1]}
             for place in sorted(places):
-                block = self.blocks.pop(place, None)
+                file, number = place
+                block = self._blocks_of(file).pop(number, None)
                 if block and not any(
                     word in " ".join(block).lower() for word in _HOUSEKEEPING
                 ):
                     out += [Line(pad + text, line.spans) for text in block]
             out.append(line)
         return out
+
+
+def _blocks(file: SourceFile) -> dict[int, list[str]]:
+    blocks: dict[int, list[str]] = {}
+    lines = file.text.splitlines()
+    for line in sorted(file.comments):
+        following = line + 1
+        while following in file.comments or _is_alias(lines, following):
+            following += 1
+        blocks.setdefault(following, []).append(file.comments[line])
+    return blocks
 
 
 def _is_alias(lines: list[str], number: int) -> bool:
