@@ -1,4 +1,9 @@
-"""Goldens: `pytest --update-golden` writes them anew, for a person to read the diff."""
+"""Goldens: `pytest --update-golden` writes them anew, for a person to read the diff.
+
+Without a GPU, Triton's kernels run in its interpreter. Triton reads the variable when
+it is first imported, its own library of device functions included, and torch's compiler
+imports it: so it is set here, before any test module is.
+"""
 
 import difflib
 import os
@@ -6,6 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -89,6 +89,7 @@ class TestWithVllm:
     def test_the_zoo_runs_on_vllm(self, tmp_path: Path) -> None:
         file = tmp_path / "zoo.json"
         command = ["zoo", "llama", "--engine", "vllm", "--configs", "1"]
-        assert main([*command, "--json", str(file), "--workers", "1"]) == 0
+        code = main([*command, "--json", str(file), "--workers", "1"])
         facts = json.loads(file.read_text())
+        assert code == 0, facts["models"]
         assert facts["engine"] == "vllm" and facts["counts"]["verified"] == 1
