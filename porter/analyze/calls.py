@@ -5,7 +5,9 @@ from typing import Any
 
 from porter.analyze import (
     hf_api,
+    method_calls,
     old_configs,
+    python_builtins,
     torch_complex,
     torch_elementwise,
     torch_ops,
@@ -124,7 +126,7 @@ class Calls(Part):
 
     def call_external(self, fn: External, args, kwargs):
         if fn.name.startswith("builtins."):
-            return hf_api.builtin(self, fn.name[9:], args, kwargs)
+            return python_builtins.builtin(self, fn.name[9:], args, kwargs)
         if is_leaf(fn.name):
             inst = Module(None, fn.name, self.span())
             self.modules.append(inst)
@@ -148,7 +150,7 @@ class Calls(Part):
             return torch_ops.method(self, fn.obj, fn.name, args, kwargs)
         if isinstance(fn.obj, Complex):
             return torch_complex.method(self, fn.obj, fn.name, args, kwargs)
-        return hf_api.method(self, fn.obj, fn.name, args, kwargs)
+        return method_calls.method(self, fn.obj, fn.name, args, kwargs)
 
     def bind(self, fn: Function, env, args, kwargs, inst) -> None:
         """Bind call arguments to the function's parameters, as Python does."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from porter.analyze.graph import Node, axis_size, has_role
+from porter.analyze.remember import remembered
 from porter.analyze.sequences import SymList
 from porter.analyze.symbols import (
     ARITHMETIC,
@@ -102,7 +103,6 @@ def method(interp, past: Any, name: str, args: list) -> Any:
 
 def join_past(interp, tensors: list, dim: int) -> Node:
     """cat((past, new), dim): the keys or values of all tokens so far."""
-    from porter.analyze.hf_api import remembered
 
     past, new = tensors if len(tensors) == 2 else (None, None)
     if not (isinstance(past, PastStates) and isinstance(new, Node)):

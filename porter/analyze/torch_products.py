@@ -5,6 +5,7 @@ from typing import Any
 from porter.analyze import axes as ax
 from porter.analyze.graph import Node, axis_size, has_role
 from porter.analyze.own_products import product_of_layer
+from porter.analyze.remember import remembered
 from porter.analyze.symbols import constant
 from porter.analyze.token_axes import _mixes
 from porter.analyze.torch_elementwise import binary
@@ -43,7 +44,6 @@ def matmul(interp, a: Node, b: Node) -> Node:
 def _keys(interp, a: Node, b: Node) -> Node:
     """Where a model keeps no cache, its keys and values are those of all tokens: what a
     product pairs the tokens with, or sums over them."""
-    from porter.analyze.hf_api import remembered
 
     pairs = has_role(a.axes[-2], "seq") and has_role(b.axes[-1], "seq")
     sums = has_role(a.axes[-1], "hist") and has_role(b.axes[-2], "seq")

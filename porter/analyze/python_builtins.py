@@ -1,0 +1,303 @@
+"""What Python's builtins mean to the interpreter."""
+
+import ast
+import math
+from typing import Any
+
+from porter.analyze import expert_loops, legacy_cache, old_configs
+from porter.analyze.expert_loops import PairIndex
+from porter.analyze.graph import (
+    Node,
+)
+from porter.analyze.inequalities import larger_of
+from porter.analyze.sequences import SymList
+from porter.analyze.symbols import (
+    Sym,
+    constant,
+    is_symbolic,
+    negate,
+    same,
+    unwrap,
+)
+from porter.analyze.values import (
+    MISSING,
+    Cache,
+    CacheLayers,
+    Config,
+    External,
+    Module,
+    Opaque,
+    Peeked,
+)
+
+
+def builtin(interp, name: str, args: list, kwargs: dict) -> Any:
+    fn = _BUILTINS.get(name)
+    if fn is not None:
+        return fn(interp, *args, **kwargs)
+    if name.endswith(("Error", "Exception", "Warning")):
+        return Opaque(name)
+    raise interp.gap(f"the builtin `{name}` isn't followed")
+
+
+def _int(interp, x=0):
+    number = constant(x)
+    if number is not None:
+        return int(number)
+    inner = unwrap(x)
+    if isinstance(inner, Sym) and inner.op == "mul" and same(inner.args[1], 1):
+        x = inner.args[0]  # int(size * 1.0), with a factor that isn't there
+        if interp.is_size(unwrap(x)):
+            return x
+    if isinstance(inner, Sym):
+        return Sym("call", ("int", x))
+    return Opaque("int()")
+
+
+def _float(interp, x=0.0):
+    number = constant(x)
+    if number is not None and not isinstance(x, str):
+        return float(number)
+    if isinstance(x, str):
+        return float(x)
+    return x
+
+
+def _bool(interp, x=False):
+    return interp.truth(x)
+
+
+def _len(interp, x):
+    x = interp.resolve(x)
+    if isinstance(x, legacy_cache.PastLayer):
+        return 2
+    if isinstance(x, (tuple, list, dict, str)):
+        return len(x)
+    if isinstance(x, Node):
+        from porter.analyze.graph import axis_size
+
+        return axis_size(x.axes[0])
+    if isinstance(x, PairIndex):
+        return expert_loops.PAIRS
+    if isinstance(x, CacheLayers):
+        return math.inf
+    if isinstance(x, Module) and x.leaf == "torch.nn.ModuleList":
+        return x.count if x.element is not None else len(x.attrs.get("items", []))
+    if isinstance(unwrap(x), Sym):
+        return Sym("call", ("len", x))
+    raise interp.gap("`len` of something that can't be followed")
+
+
+def _range(interp, *args):
+    from porter.analyze.sequences import SymRange
+
+    numbers = [constant(a) for a in args]
+    if all(
+        n is not None and not is_symbolic(a) for n, a in zip(numbers, args, strict=True)
+    ):
+        return range(*[int(n) for n in numbers])
+    if len(args) == 1:
+        return SymRange(0, args[0])
+    if len(args) == 2:
+        return SymRange(args[0], args[1])
+    raise interp.gap("this range isn't followed")
+
+
+def _enumerate(interp, x, start=0):
+    from porter.analyze.sequences import Enumerated, SymList
+
+    if interp.layer_iteration(x) is not None:
+        return Enumerated(x)
+    if isinstance(x, SymList):
+        raise interp.gap("`enumerate` of a list of symbolic length")
+    return [(start + i, item) for i, item in enumerate(interp.sequence(x))]
+
+
+def _zip(interp, *args, **kwargs):
+    from porter.analyze.sequences import Zipped
+
+    if any(interp.layer_iteration(a) is not None for a in args):
+        return Zipped(args)
+    return list(zip(*[interp.sequence(a) for a in args], strict=False))
+
+
+def _isinstance(interp, x, kinds):
+    kinds = kinds if isinstance(kinds, (tuple, list)) else (kinds,)
+    x = interp.resolve(x)
+    verdicts = [_is_kind(interp, x, k) for k in kinds]
+    if any(v is True for v in verdicts) or all(v is False for v in verdicts):
+        return any(v is True for v in verdicts)
+    unknown = [v for v in verdicts if v is not False]
+    return unknown[0] if len(unknown) == 1 else Sym("or", tuple(unknown))
+
+
+def _is_kind(interp, x, kind) -> Any:
+    name = kind.name if isinstance(kind, External) else getattr(kind, "name", "")
+    short = name.rsplit(".", 1)[-1]
+    plain = {
+        "int": int,
+        "float": float,
+        "str": str,
+        "dict": dict,
+        "list": list,
+        "tuple": tuple,
+        "bool": bool,
+    }
+    inner = unwrap(x)
+    if legacy_cache.is_past(x):
+        return short in ("tuple", "list")
+    none = old_configs.scaling_is_none(interp.config, inner)
+    if none is not None and short == "dict":
+        return interp.decide(negate(none))
+    if isinstance(inner, Sym):
+        if short in plain and inner.op == "field":
+            return Sym("isinstance", (inner, short))
+        raise interp.gap("the type of a config value decides here")
+    if short in plain:
+        return isinstance(inner, plain[short])
+    if short in ("Tensor", "LongTensor", "FloatTensor"):
+        return isinstance(x, Node)
+    if isinstance(x, Cache):
+        return short in ("Cache", x.kind)
+    if isinstance(x, Module):
+        from porter.analyze.interpreter import lineage
+
+        own = x.cls is not None and any(c is kind for c in lineage(x.cls))
+        return x.leaf == name or own
+    return False
+
+
+def _getattr(interp, obj, name, *default):
+    obj = interp.resolve(obj)
+    if isinstance(unwrap(name), Sym):
+        found = MISSING
+        if isinstance(obj, Module) and not default:
+            found = interp.built_attribute(obj, unwrap(name))
+        if found is MISSING:
+            raise interp.gap("`getattr` of a name that can't be followed")
+        return found
+    if isinstance(obj, Config):
+        known = obj.fields is None or obj.fields.declares(name) or not default
+        if known and obj.fields is not None:
+            return interp.config_attribute(obj, name)
+        if name == "_attn_implementation":
+            return "eager"
+        if not default:
+            return interp.config_attribute(obj, name)
+        if old_configs.lacks(obj, name):
+            return default[0]
+        return Sym("or_default", (obj.path, name, default[0]))
+    if isinstance(obj, Module):
+        if not default or _module_has(interp, obj, name):
+            return interp.module_attribute(obj, name)
+        return default[0]
+    if isinstance(obj, Peeked) and not _module_has(interp, obj.module, name):
+        return default[0] if default else None
+    if isinstance(obj, (Node, Opaque, Peeked)):
+        return interp.attribute(obj, name)
+    if isinstance(obj, Cache) or obj is None:
+        return default[0] if default else None
+    if isinstance(obj, External):
+        return interp.attribute(obj, name)
+    raise interp.gap("`getattr` isn't followed here")
+
+
+def _listed(interp, x):
+    """A set of the config's items, in whatever order: it stays one."""
+    from porter.analyze.families import SymSet
+
+    x = interp.resolve(x)
+    return x if isinstance(x, (SymSet, SymList)) else None
+
+
+def set_attribute(interp, obj, name, value) -> None:
+    name = unwrap(name)
+    if isinstance(name, str):
+        interp.set_attribute(obj, name, value)
+    elif isinstance(name, Sym) and name.op == "format" and isinstance(obj, Module):
+        interp.set_built_attribute(obj, name, value)
+    else:
+        raise interp.gap("an attribute whose name can't be followed is set")
+
+
+def _module_has(interp, obj: Module, name: str) -> bool:
+    from porter.analyze.values import MISSING
+
+    if name in obj.attrs or name == "training":
+        return True
+    return any(
+        interp._class_member(c, name, obj) is not MISSING for c in interp._lineage(obj)
+    )
+
+
+def _hasattr(interp, obj, name):
+    obj = interp.resolve(obj)
+    if isinstance(obj, Config):
+        return interp.config_has(obj, name)
+    if isinstance(obj, Module):
+        return _module_has(interp, obj, name)
+    if isinstance(obj, Peeked):
+        return _module_has(interp, obj.module, name)
+    return False
+
+
+def _extreme(which: str):
+    def fn(interp, *args, **kwargs):
+        values = interp.sequence(args[0]) if len(args) == 1 else list(args)
+        numbers = [constant(v) for v in values]
+        if all(n is not None for n in numbers):
+            return max(numbers) if which == "max" else min(numbers)
+        if len(values) == 2 and not kwargs:
+            known = larger_of(*values)
+            if known is not None:
+                return values[known if which == "max" else 1 - known]
+        return Sym("call", (which, *values))
+
+    return fn
+
+
+def _type(interp, x):
+    return Opaque("a type")
+
+
+def _all(interp, x):
+    verdicts = [interp.truth(v) for v in interp.sequence(x)]
+    if all(isinstance(v, bool) for v in verdicts):
+        return all(verdicts)
+    raise interp.gap("`all` depends on the config")
+
+
+def _any(interp, x):
+    verdicts = [interp.truth(v) for v in interp.sequence(x)]
+    if all(isinstance(v, bool) for v in verdicts):
+        return any(verdicts)
+    raise interp.gap("`any` depends on the config")
+
+
+_BUILTINS: dict[str, Any] = {
+    "int": _int, "float": _float, "bool": _bool, "len": _len, "range": _range,
+    "enumerate": _enumerate, "zip": _zip, "isinstance": _isinstance, "getattr": _getattr,
+    "hasattr": _hasattr, "max": _extreme("max"), "min": _extreme("min"), "type": _type,
+    "str": lambda interp, x="": x if isinstance(x, str) else Opaque("a string"),
+    "tuple": lambda interp, x=(): _listed(interp, x) or tuple(interp.sequence(x)),
+    "list": lambda interp, x=(): _listed(interp, x) or list(interp.sequence(x)),
+    "dict": lambda interp, x=None, **kw: {**(x or {}), **kw},
+    "slice": lambda interp, *a: slice(*a),
+    "print": lambda interp, *a, **k: None,
+    "callable": lambda interp, x: True,
+    "abs": lambda interp, x: abs(constant(x)),
+    "all": _all, "any": _any,
+    "set": lambda interp, x=(): interp.symbolic_set(x) or list(interp.sequence(x)),
+    "sorted": lambda interp, x: _listed(interp, x) or sorted(interp.sequence(x)),
+    "setattr": lambda interp, obj, name, value: set_attribute(interp, obj, name, value),
+    "round": lambda interp, x: Sym("call", ("round", x)),
+    "sum": lambda interp, x: _sum(interp, x),
+    "reversed": lambda interp, x: interp.sequence(x)[::-1],
+}  # fmt: skip
+
+
+def _sum(interp, x):
+    out: Any = 0
+    for item in interp.sequence(x):
+        out = interp.binary(ast.Add, out, item)
+    return out
