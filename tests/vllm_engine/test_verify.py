@@ -9,6 +9,7 @@ from porter.cli import main
 from porter.gap import CannotRun
 from porter.verify import verify
 from porter.vllm_engine import environment
+from tests.processes import python
 from tests.vllm_engine.marks import WITH_VLLM
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,9 +88,10 @@ class TestWithVllm:
         assert result.passed
 
     def test_the_zoo_runs_on_vllm(self, tmp_path: Path) -> None:
+        """In a process of its own: the zoo forks, and torch's threads aren't forked."""
         file = tmp_path / "zoo.json"
-        command = ["zoo", "llama", "--engine", "vllm", "--configs", "1"]
-        code = main([*command, "--json", str(file), "--workers", "1"])
+        options = ["--engine", "vllm", "--configs", "1", "--workers", "1"]
+        ended = python("-m", "porter", "zoo", "llama", *options, "--json", file)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
         facts = json.loads(file.read_text())
-        assert code == 0, facts["models"]
         assert facts["engine"] == "vllm" and facts["counts"]["verified"] == 1
