@@ -32,6 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--convert-only", action="store_true", help="don't verify what is converted"
     )
     parser.add_argument(
+        "--no-invariances",
+        action="store_true",
+        help="don't verify again with other schedules",
+    )
+    parser.add_argument(
+        "--backend",
+        action="store_true",
+        help="vLLM's Transformers backend on each checkpoint, in the same table",
+    )
+    parser.add_argument(
         "--workers", type=positive, metavar="N", help="processes (default: the cores)"
     )
 
@@ -48,6 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
         json=arguments.json,
         html=arguments.html,
         convert_only=arguments.convert_only,
+        invariances=not arguments.no_invariances,
+        backend=arguments.backend,
         workers=arguments.workers,
     )
     return 1 if any(e.status in ("failed", "differs") for e in entries) else 0

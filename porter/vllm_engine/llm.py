@@ -34,8 +34,9 @@ class Output:
 class VllmLLM:
     """The installed vLLM running the bytes of a port file on a model folder.
 
-    compiled: whether the model runs under torch.compile. options: further arguments
-    of vLLM's own `LLM`, which win over what is chosen here.
+    port: None leaves the choice of the model to vLLM and to `model_impl` among the
+    options. compiled: whether the model runs under torch.compile. options: further
+    arguments of vLLM's own `LLM`, which win over what is chosen here.
 
     Raises CannotRun with vLLM's own error where it doesn't start, and where the class
     that runs on any rank isn't the port's. Ranks beyond the first are processes of
@@ -44,7 +45,7 @@ class VllmLLM:
 
     def __init__(
         self,
-        port: str | Path,
+        port: str | Path | None,
         model_dir: str | Path,
         dtype: str = "float32",
         tensor_parallel_size: int = 1,
@@ -59,8 +60,7 @@ class VllmLLM:
         self._vllm = require_vllm()
         self._open = ExitStack()
         self._compiled = compiled
-        port = Path(port)
-        architecture = architecture_of(port)
+        ports = {} if port is None else {architecture_of(Path(port)): Path(port)}
         arguments: dict[str, Any] = {
             "model": str(model_dir),
             "dtype": dtype,
@@ -71,14 +71,14 @@ class VllmLLM:
             "max_model_len": max_model_len,
             "trust_remote_code": trust_remote_code,
             "enforce_eager": not compiled,
-            "hf_overrides": {"architectures": [architecture]},
+            "hf_overrides": {"architectures": list(ports)} if ports else None,
             **fixed_arguments(),
             **options,
         }
         with keep_quiet() as self._log:
             try:
                 self._open.enter_context(without_old_garbage())
-                self._open.enter_context(registered({architecture: port}))
+                self._open.enter_context(registered(ports))
                 self._llm = self._vllm.LLM(**arguments)
                 self._open.callback(self._end)
                 self.ranks: list[RankReport] = self._ask("porter_report")
@@ -86,8 +86,10 @@ class VllmLLM:
                 cause = self._log.cause(error)
                 self._open.close()
                 self._vllm.distributed.cleanup_dist_env_and_memory()
-                raise CannotRun(f"vLLM can't run {port}: {cause}") from error
-        self._check_class(port, architecture)
+                what = model_dir if port is None else port
+                raise CannotRun(f"vLLM can't run {what}: {cause}") from error
+        for architecture, path in ports.items():
+            self._check_class(path, architecture)
 
     def _check_class(self, port: Path, architecture: str) -> None:
         """vLLM has classes of the same names and takes them where it finds no other."""

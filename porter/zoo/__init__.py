@@ -26,13 +26,16 @@ def zoo(
     json: Path | None = None,
     html: Path | None = None,
     convert_only: bool = False,
+    invariances: bool = True,
+    backend: bool = False,
     workers: int | None = None,
 ) -> list[Entry]:
     """Convert and verify the named models, or all, and print the table.
 
     names: architectures, model types or folders; category: of these only the ones of
     that kind. tp: numbers of ranks. configs: how many configs of each. json, html:
-    files to write, `-` for JSON on standard output, in place of the table. workers:
+    files to write, `-` for JSON on standard output, in place of the table. invariances:
+    see `verify`. backend: measure vLLM's Transformers backend in the same table. workers:
     processes at a time, as many as there are cores by default. Raises UsageError
     (unknown name, unwritable file) and CannotRun (an engine that isn't here).
     """
@@ -40,15 +43,22 @@ def zoo(
         from porter.verify.engines import check_engine
 
         check_engine(engine)
+    if backend:
+        from porter.verify.engines import check_engine
+
+        check_engine("vllm")
     specimens = [s for s in find(list(names)) if category in (None, category_of(s))]
     started = time.perf_counter()
-    with _progress(len(specimens) * (1 if convert_only else 2)) as advance:
+    steps = 1 + (not convert_only) + backend
+    with _progress(len(specimens) * steps) as advance:
         entries = sweep(
             specimens,
             engine=engine,
             ranks=tp,
             configs=configs,
             convert_only=convert_only,
+            invariances=invariances,
+            backend=backend,
             workers=workers or os.cpu_count() or 1,
             advance=advance,
         )

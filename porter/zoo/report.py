@@ -1,6 +1,7 @@
 """The zoo's entries as a table, as JSON and as a page."""
 
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
@@ -21,6 +22,11 @@ def count(entries: Sequence[Entry]) -> dict[str, int]:
     return {status: sum(e.status == status for e in entries) for status in STATUSES}
 
 
+def count_backend(entries: Sequence[Entry]) -> dict[str, int]:
+    """How many entries have each status in the Transformers backend, as measured."""
+    return dict(Counter(e.backend.status for e in entries if e.backend is not None))
+
+
 def to_json(
     entries: Sequence[Entry],
     *,
@@ -37,6 +43,7 @@ def to_json(
         "tp": tp,
         "seconds": round(seconds, 1),
         "counts": count(entries),
+        "backend_counts": count_backend(entries),
         "models": [asdict(entry) for entry in entries],
     }
 
@@ -56,12 +63,15 @@ def _short(text: str) -> str:
 
 def print_entries(entries: Sequence[Entry], seconds: float) -> None:
     """The table on 80 columns, and the counts below it."""
+    measured = any(entry.backend is not None for entry in entries)
+    columns = ["model", "status", *["backend"] * measured, "ms", "why"]
     print_table(
-        ["model", "status", "ms", "why"],
+        columns,
         [
             (
                 entry.architecture,
                 entry.status,
+                *[entry.backend.status if entry.backend else ""] * measured,
                 f"{entry.ms:.0f}",
                 why(entry),
             )
@@ -71,6 +81,9 @@ def print_entries(entries: Sequence[Entry], seconds: float) -> None:
     )
     counts = ", ".join(f"{n} {s}" for s, n in count(entries).items() if n)
     say(f"{len(entries)} models in {seconds:.1f} s: {counts}")
+    if measured:
+        theirs = ", ".join(f"{n} {s}" for s, n in count_backend(entries).items())
+        say(f"vLLM's Transformers backend: {theirs}")
 
 
 def to_html(entries: Sequence[Entry], *, transformers: str, engine: str) -> str:
@@ -93,7 +106,7 @@ code {{ color: #555; white-space: pre-wrap; }}
 <h1>Decoder-only causal LMs of transformers {escape(transformers)}</h1>
 <p>{len(entries)} models: {escape(counts)}. Engine: {escape(engine)}.</p>
 <table>
-<tr><th>model<th>category<th>status<th>runs<th>lines<th>fused<th>ms<th>why</tr>
+<tr><th>model<th>category<th>status<th>backend<th>runs<th>lines<th>fused<th>ms<th>why</tr>
 {rows}
 </table>
 </html>
@@ -104,11 +117,20 @@ def _row(entry: Entry) -> str:
     cells = (
         f"<td>{escape(entry.architecture)}<td>{escape(entry.category)}",
         f'<td class="{escape(entry.status)}">{escape(entry.status)}',
+        f"<td>{escape(_backend(entry))}",
         f"<td>{'<br>'.join(escape(_run(run)) for run in entry.runs)}",
         f'<td class="number">{entry.lines or ""}<td>{escape(_fused(entry))}',
         f'<td class="number">{entry.ms:.0f}<td>{_reasons(entry)}',
     )
     return f"<tr>{''.join(cells)}</tr>"
+
+
+def _backend(entry: Entry) -> str:
+    """What vLLM's Transformers backend made of it, with the reason."""
+    backend = entry.backend
+    if backend is None:
+        return ""
+    return f"{backend.status}: {backend.reason}" if backend.reason else backend.status
 
 
 def _run(run: Run) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from porter.gap import CannotRun, NeedsConfig, Refused, UsageError
+from porter.zoo.backend import BACKEND_SECONDS, Backend, measure_backend
 from porter.zoo.category import category
 from porter.zoo.listing import Specimen
 from porter.zoo.processes import TaskFailed, run_each
@@ -31,7 +32,8 @@ class Entry:
     conversion. lines: of the port. reason: why, for the last three. verification: of the
     first run, as `porter verify --json`. runs: every config and number of ranks.
     config_fields: those that decide which of several models the source is; then each
-    config has a port of its own (`porter convert --config`).
+    config has a port of its own (`porter convert --config`). backend: what vLLM's
+    Transformers backend makes of the same checkpoint, None where it wasn't asked for.
     """
 
     architecture: str
@@ -46,6 +48,7 @@ class Entry:
     category: str = "unknown"
     runs: list["Run"] = field(default_factory=list)
     config_fields: list[str] = field(default_factory=list)
+    backend: Backend | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,8 @@ def sweep(
     ranks: Sequence[int] = (1,),
     configs: int = 2,
     convert_only: bool = False,
+    invariances: bool = True,
+    backend: bool = False,
     workers: int = 2,
     advance: Advance = lambda name: None,
 ) -> list[Entry]:
@@ -90,7 +95,8 @@ def sweep(
 
     engine: what they are verified on. ranks: the tp sizes that each config is verified
     at. configs: 1, the tiny config of each class, or 2, a varied one beside it.
-    advance(architecture) is called after each conversion and each verification.
+    invariances: see `verify`. backend: measure vLLM's Transformers backend too, on what
+    is refused as well. advance(architecture) is called after each of these steps.
     """
     conversions: dict[int, _Conversion] = {}
     for index, conversion in _convert_all(specimens, workers):
@@ -100,10 +106,14 @@ def sweep(
     converted = sorted(i for i, e in entries.items() if e.status == "converted")
     if not convert_only and converted:
         for index, entry in _verify_all(
-            converted, conversions, engine, ranks, configs, workers
+            converted, conversions, engine, ranks, configs, invariances, workers
         ):
             entries[index] = entry
             advance(entry.architecture)
+    if backend:
+        for index, measured in _measure_backends(specimens, workers):
+            entries[index] = replace(entries[index], backend=measured)
+            advance(entries[index].architecture)
     return [entries[index] for index in sorted(entries)]
 
 
@@ -174,6 +184,7 @@ def _verify_all(
     engine: str,
     ranks: Sequence[int],
     configs: int,
+    invariances: bool,
     workers: int,
 ) -> Iterator[tuple[int, Entry]]:
     import torch
@@ -185,7 +196,7 @@ def _verify_all(
     check_engine(engine)  # which imports vLLM once, too
 
     def work(conversion: _Conversion) -> Entry:
-        return verify_one(conversion, engine, ranks, configs)
+        return verify_one(conversion, engine, ranks, configs, invariances)
 
     todo = [conversions[index] for index in indexes]
     seconds = VERIFY_SECONDS[engine] * configs * len(ranks)
@@ -197,8 +208,31 @@ def _verify_all(
         yield indexes[position], result
 
 
+def _measure_backends(
+    specimens: Sequence[Specimen], workers: int
+) -> Iterator[tuple[int, Backend]]:
+    import torch
+    import transformers  # noqa: F401  imported here once, not in each process
+
+    from porter.verify.engines import check_engine
+
+    torch.set_num_threads(1)
+    check_engine("vllm")
+    tasks = run_each(
+        measure_backend, specimens, workers=workers, timeout=BACKEND_SECONDS
+    )
+    for index, result in tasks:
+        if isinstance(result, TaskFailed):
+            result = Backend("can't run", str(result))
+        yield index, result
+
+
 def verify_one(
-    conversion: _Conversion, engine: str, ranks: Sequence[int], configs: int
+    conversion: _Conversion,
+    engine: str,
+    ranks: Sequence[int],
+    configs: int,
+    invariances: bool = True,
 ) -> Entry:
     """The entry of one converted specimen after its verifications."""
     from porter.verify.reference import class_of_module
@@ -221,7 +255,9 @@ def verify_one(
             renew = None
             if entry.config_fields:
                 renew = partial(_write_for, specimen, port)
-            runs += runs_of(port, source, folder, name, changed, engine, ranks, renew)
+            runs += runs_of(
+                port, source, folder, name, changed, engine, ranks, invariances, renew
+            )
     worst = max(runs, key=lambda run: STATUSES.index(run.status))
     return replace(
         entry,
@@ -249,6 +285,7 @@ def runs_of(
     overrides: dict[str, Any],
     engine: str,
     ranks: Sequence[int],
+    invariances: bool = True,
     renew: Callable[[Path], None] | None = None,
 ) -> list[Run]:
     """One config verified at each number of ranks, on one checkpoint in `folder`.
@@ -270,7 +307,12 @@ def runs_of(
         try:
             engines = engines_for(port, subject, engine)
             result = verify_subject(
-                subject, engines, engine=engine, tp=tp, two_ranks=False
+                subject,
+                engines,
+                engine=engine,
+                tp=tp,
+                invariances=invariances,
+                two_ranks=False,
             )
         except (CannotRun, UsageError) as error:
             runs.append(Run(name, overrides, tp, "unverified", str(error)))

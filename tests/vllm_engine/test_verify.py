@@ -90,8 +90,9 @@ class TestWithVllm:
     def test_the_zoo_runs_on_vllm(self, tmp_path: Path) -> None:
         """In a process of its own: the zoo forks, and torch's threads aren't forked."""
         file = tmp_path / "zoo.json"
-        options = ["--engine", "vllm", "--configs", "1", "--workers", "1"]
+        options = ["--engine", "vllm", "--configs", "1", "--workers", "1", "--backend"]
         ended = python("-m", "porter", "zoo", "llama", *options, "--json", file)
         assert ended.returncode == 0, ended.stdout + ended.stderr
         facts = json.loads(file.read_text())
         assert facts["engine"] == "vllm" and facts["counts"]["verified"] == 1
+        assert facts["backend_counts"] == {"exact": 1}

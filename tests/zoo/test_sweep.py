@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import porter.convert
 from porter.gap import Gap, Refused
 from porter.zoo import zoo
+from porter.zoo.backend import Backend
 from porter.zoo.processes import TaskFailed, run_each
 from porter.zoo.report import print_entries, to_html
 from porter.zoo.sweep import Entry
@@ -95,3 +97,18 @@ def test_statuses_of_a_verification_are_shown(
     print_entries([entry], 1.0)
     assert "1 differs" in capsys.readouterr().out
     assert "differs" in to_html([entry], transformers="5", engine="porter")
+
+
+def test_the_backend_is_a_column_where_it_was_measured(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ours = Entry("AForCausalLM", "a", "models/a/modeling_a.py", "verified")
+    print_entries([ours], 1.0)
+    assert "backend" not in capsys.readouterr().out
+    theirs = replace(ours, backend=Backend("differs", "logits <b>"))
+    print_entries([theirs], 1.0)
+    printed = capsys.readouterr().out
+    assert "backend" in printed and "1 differs" in printed
+    assert "differs: logits &lt;b&gt;" in to_html(
+        [theirs], transformers="5", engine="vllm"
+    )
