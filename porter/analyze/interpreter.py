@@ -100,7 +100,8 @@ class Interpreter(
         self.initialising = False  # in _init_weights
         self.cacheless = False  # the model reads all tokens anew at every step
         self.settled: dict[Any, bool] = {}  # branches of which one side is kept
-        self.most_tokens: list[Any] = []  # bounds on max_model_len
+        # bounds on max_model_len, each with the conditions under which it counts
+        self.most_tokens: list[tuple[Any, Any]] = []
         self.frame: Frame | None = None
         self.loop: Loop | None = None
         self.experts = None

@@ -9,7 +9,17 @@ branch that is taken only beyond a number of tokens: the port bounds max_model_l
 from contextlib import contextmanager
 
 from porter.analyze.folding import Folding
-from porter.analyze.symbols import PAST, SEQ, Sym, key, negate, poly, unwrap
+from porter.analyze.symbols import (
+    PAST,
+    SEQ,
+    Sym,
+    collect_atoms,
+    from_poly,
+    key,
+    negate,
+    poly,
+    unwrap,
+)
 from porter.gap import Refused
 
 _CONFIG_ONLY = {
@@ -61,23 +71,23 @@ def _on_config(x) -> bool:
 
 
 def beyond_length(interp, cond) -> bool | None:
-    """False for `tokens so far + c > size`, noting size - c as the most there may be."""
+    """False for `tokens so far + c > size`, noting size - c as the most there may be,
+    with the conditions under which the source asks."""
     cond = unwrap(cond)
     if not (isinstance(cond, Sym) and cond.op == "lt"):
         return None
     difference = Sym("sub", (cond.args[0], cond.args[1]))
-    tokens = Sym("add", (PAST, SEQ))
-    room = Sym("add", (difference, tokens))  # size - c, if tokens are on the right
-    terms = poly(room)
-    runtime = [atom for m in terms for atom, _ in m if atom[:1] == ("runtime",)]
-    if (
-        runtime
-        or not _counts_tokens(poly(difference))
-        or not _on_config(Sym("sub", (room, 0)))
-        and not _sizes_only(terms)
+    terms = poly(Sym("add", (difference, Sym("add", (PAST, SEQ)))))
+    atoms: dict = {}
+    collect_atoms(difference, atoms)
+    if not _counts_tokens(poly(difference)) or not all(
+        atom in atoms and _on_config(atoms[atom]) and e == int(e) > 0
+        for monomial in terms
+        for atom, e in monomial
     ):
         return None
-    interp.most_tokens.append(room)
+    room = from_poly(terms, atoms)  # size - c, if tokens are on the right
+    interp.most_tokens.append((room, interp.conditions))
     return False
 
 
@@ -85,7 +95,3 @@ def _counts_tokens(terms) -> bool:
     return any(
         atom[:1] == ("runtime",) and c == -1 for m, c in terms.items() for atom, _ in m
     )
-
-
-def _sizes_only(terms) -> bool:
-    return all(atom[0] in ("field", "or_default") for m in terms for atom, _ in m)

@@ -354,13 +354,18 @@ def _numeric(x) -> bool:
 
 
 def is_positive(x) -> bool:
-    """A number of tokens, or a product of sizes: never 0. An index, a difference and a
-    remainder may be."""
+    """A number of tokens, or a sum of products of sizes: never 0. An index, a difference
+    and a remainder may be, and so may the number of tokens before; it adds nothing less."""
     p = poly(x)
-    if len(p) != 1:
-        return False
-    ((monomial, coefficient),) = p.items()
-    return coefficient > 0 and not any(
+    return (
+        all(c > 0 for c in p.values())
+        and any(map(_is_size, p))
+        and all(_is_size(m) or m == ((PAST.key, Fraction(1)),) for m in p)
+    )
+
+
+def _is_size(monomial: tuple) -> bool:
+    return not any(
         isinstance(atom, tuple)
         and (atom[0] in ("layer", "mod", "floordiv", "sub", "neg") or atom == PAST.key)
         for atom, _ in monomial

@@ -9,6 +9,7 @@ transformers' ROPE_INIT_FUNCTIONS; the table stands in docs/rope.md.
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from porter.analyze.equal_sizes import EqualSizes
 from porter.analyze.folding import Decided
@@ -76,16 +77,20 @@ _FOREIGN = (
 
 
 def rope_check(
-    profile: Profile, partial: bool, of_source: Sequence[str], alpha: bool = False
+    profile: Profile,
+    partial: bool,
+    of_source: Sequence[str],
+    read: Sequence[str] = (),
 ) -> str:
     """The text of the check, for a source that rotates part of the head or all of it,
-    and the rope types for which it does what vLLM does."""
+    the rope types for which it does what vLLM does, and of vLLM's own parameters those
+    that it reads, too."""
     types = [t for t in profile.rope_types if t in of_source]
     lacks = profile.yarn_lacks if "yarn" in types else ()
     text = _CHECK.format(
         types=_tuple(types),
-        foreign=_tuple(_FOREIGN[alpha:]),
-        partial=("" if partial else _PARTIAL) + (_ALPHA if alpha else ""),
+        foreign=_tuple([name for name in _FOREIGN if name not in read]),
+        partial=("" if partial else _PARTIAL) + (_ALPHA if "alpha" in read else ""),
         dynamic=_DYNAMIC if "dynamic" in types else "",
         yarn=_YARN.format(names=_tuple(lacks)) if lacks else "",
     )
@@ -131,15 +136,18 @@ def refused_check(cond) -> str:
 
 
 _LENGTH = """\
-if vllm_config.model_config.max_model_len > {most}:
+if {test}vllm_config.model_config.max_model_len > {most}:
     raise ValueError("the original model is another beyond {shown} tokens")"""
 
 
-def length_check(most) -> str:
-    """For a branch that the source takes only beyond a number of tokens."""
-    text = describe(simplify(most))
-    shown = text.replace("config.", "").replace('"', "'")
-    return _LENGTH.format(most=text, shown=shown)
+def length_check(most, conditions: Sequence[tuple[Any, bool]]) -> str:
+    """For a branch that the source takes only beyond a number of tokens, where the
+    conditions on the config hold."""
+    length = describe(simplify(most))
+    shown = length.replace("config.", "").replace('"', "'")
+    asked = [c if holds else negate(c) for c, holds in conditions if _of_config(c)]
+    test = "".join(f"{text(c, lambda part: None, 3)} and " for c in asked)
+    return _LENGTH.format(test=test, most=length, shown=shown)
 
 
 _DECIDED = """\

@@ -110,7 +110,9 @@ def _config_checks(
     checks += sorted(dict.fromkeys(folded_check(each) for each in facts.folded))
     checks += [refused_check(cond) for cond in facts.interpreter.refused]
     checks += [sizes_check(fact) for fact in facts.interpreter.sizes.checked]
-    checks += dict.fromkeys(map(length_check, facts.interpreter.most_tokens))
+    checks += dict.fromkeys(
+        length_check(most, conds) for most, conds in facts.interpreter.most_tokens
+    )
     if facts.default_rope_only is not None:
         checks.append(default_only_check(describe(facts.default_rope_only)))
     if ropes:
@@ -124,7 +126,8 @@ def _config_checks(
             if (rotates or t != "longrope")
             and all(t in r.attrs["table"].types for r in ropes)
         ]
-        functions.append(rope_check(profile, any_factor, types, alpha=table.alpha))
+        read = ["alpha"] * table.alpha + ["short_mscale", "long_mscale"] * table.mscale
+        functions.append(rope_check(profile, any_factor, types, read))
     return checks, functions
 
 

@@ -5,7 +5,7 @@ divided the positions, or ignored the type. Whatever the branches are, for each 
 table is followed down the branches of that type, and is vLLM's if what is left is: the
 default formula; divided by the factor for `linear`; the default formula again for
 `dynamic`, within the length up to which nothing is scaled; or transformers' own
-initialisation of that type. The types for which that holds are those of the port.
+initialisation of that type, for longrope also with the parameters' own `short_mscale`. The types for which that holds are those of the port.
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,8 @@ class Plain:
 
 
 def match_by_type(node: Node, fn: str):
-    """(rope_parameters, dim, positions, pairing, types) of a table, or None."""
+    """(rope_parameters, dim, positions, pairing, types, mscale) of a table, or None.
+    mscale: whether longrope's scaling is the parameters' own `short_mscale`."""
     parameters = _parameters(node)
     if parameters is None:
         return None
@@ -53,17 +54,36 @@ def match_by_type(node: Node, fn: str):
     )
     if "default" not in types:
         return None
-    return parameters, default.dim, default.positions, default.pairing, types
+    long = plain["longrope"]
+    mscale = (
+        "longrope" in types and long is not None and _is_short(long, parameters, kind)
+    )
+    return parameters, default.dim, default.positions, default.pairing, types, mscale
+
+
+def _is_short(table: Plain, parameters, symbol) -> bool:
+    """Within the original length vLLM scales longrope by it, and by the library's scaling
+    where it isn't given."""
+    short, scaling = Sym("item", (parameters, "short_mscale")), unwrap(table.scaling)
+    if isinstance(scaling, Sym) and scaling.op == "ifexp":
+        cond, absent, scaling = scaling.args
+        if not same(cond, Sym("is_none", (short,))) or not _is_scaling(absent, symbol):
+            return False
+    return same(scaling, short)
+
+
+def _is_scaling(value: Any, symbol) -> bool:
+    value = unwrap(value)
+    known = isinstance(value, Sym) and value.op == "rope_scaling"
+    return known and same(value.args[0], symbol)
 
 
 def _is_of_type(table: Plain, kind: str, parameters, symbol) -> bool:
     scaling = unwrap(table.scaling)
     if table.form == "library":
-        return (
-            isinstance(scaling, Sym)
-            and scaling.op == "rope_scaling"
-            and same(scaling.args[0], symbol)
-        )
+        if kind == "longrope" and _is_short(table, parameters, symbol):
+            return True
+        return _is_scaling(scaling, symbol)
     if not same(1 if scaling is None else scaling, 1):
         return False
     if table.form == "divided":
@@ -116,7 +136,17 @@ class Fold:
             verdict = self.verdict(inner.args[0])
             if verdict is not None:
                 return self.scalar(inner.args[1] if verdict else inner.args[2])
+            sides = (self.scalar(side) for side in inner.args[1:])
+            return Sym("ifexp", (self._undecided(inner.args[0]), *sides))
         return x
+
+    def _undecided(self, cond: Any) -> Any:
+        """The condition without those of its parts that the type decides."""
+        inner = unwrap(cond)
+        if not (isinstance(inner, Sym) and inner.op in ("and", "or")):
+            return cond
+        parts = [part for part in inner.args if self.verdict(part) is None]
+        return parts[0] if len(parts) == 1 else Sym(inner.op, tuple(parts))
 
     def verdict(self, cond: Any) -> bool | None:
         cond = unwrap(cond)

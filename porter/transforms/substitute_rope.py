@@ -43,6 +43,7 @@ class Table:
     partial: bool  # dim = int(head_dim * partial_rotary_factor)
     types: tuple[str, ...] = TYPES  # for which it is so
     alpha: bool = False  # whether an alpha in the parameters counts
+    mscale: bool = False  # whether longrope is scaled by their short_mscale
 
     def same_as(self, other: "Table") -> bool:
         return (
@@ -52,6 +53,7 @@ class Table:
             and self.pairing == other.pairing
             and self.types == other.types
             and self.alpha == other.alpha
+            and self.mscale == other.mscale
         )
 
 
@@ -261,9 +263,9 @@ def match_table(node, fn: str) -> Table | None:
     if found is None and isinstance(node, Node):
         by_type = match_by_type(node, fn)
         if by_type is not None:
-            parameters, dim, place, pairing, types = by_type
+            parameters, dim, place, pairing, types, mscale = by_type
             partial = _is_partial(dim, parameters)
-            return Table(parameters, dim, place, pairing, partial, types)
+            return Table(parameters, dim, place, pairing, partial, types, mscale=mscale)
     return found
 
 

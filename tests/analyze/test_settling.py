@@ -48,16 +48,16 @@ def test_what_no_field_decides_is_refused() -> None:
 
 def test_a_branch_beyond_a_length_bounds_it() -> None:
     rows = config_field(("config",), "rows")
-    noted = SimpleNamespace(most_tokens=[])
+    noted = SimpleNamespace(most_tokens=[], conditions=())
     tokens = arith("add", arith("add", PAST, SEQ), 2)
     assert beyond_length(noted, compare("gt", tokens, rows)) is False
-    (most,) = noted.most_tokens
+    ((most, _),) = noted.most_tokens
     assert same(most, arith("sub", rows, 2))
 
 
 def test_other_counts_of_tokens_bound_nothing() -> None:
     rows = config_field(("config",), "rows")
-    noted = SimpleNamespace(most_tokens=[])
+    noted = SimpleNamespace(most_tokens=[], conditions=())
     assert beyond_length(noted, compare("gt", SEQ, rows)) is None
     assert beyond_length(noted, compare("lt", arith("add", PAST, SEQ), rows)) is None
     assert not noted.most_tokens

@@ -58,3 +58,34 @@ def test_another_table_is_not_vllm_s(old: str, new: str) -> None:
     except Refused:
         return
     assert "get_rope(" not in text
+
+
+LENGTH = (FOLDER / "substitute_rope/scaled_by_length.py").read_text("utf-8")
+BY_LENGTH = LENGTH[: LENGTH.index("# output")]
+
+
+def test_a_scale_of_longrope_s_own_bounds_the_length() -> None:
+    text = port_of(splice(SCAFFOLD.read_text("utf-8"), BY_LENGTH)[0]).text
+    assert types(BY_LENGTH) == ("default", "longrope")
+    bound = 'config.rope_parameters["original_max_position_embeddings"]'
+    asked = re.search(r"if \((.*?)\):\n *raise ValueError\(\n? *\"the orig", text, re.S)
+    assert asked is not None and " ".join(asked[1].split()) == (
+        'config.rope_parameters["rope_type"] != "default" and '
+        f"vllm_config.model_config.max_model_len > {bound}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('scale = rope["short_mscale"]', 'scale = rope["long_mscale"]'),
+        ('scale = rope["short_mscale"]', 'scale = 2 * rope["short_mscale"]'),
+        ('length > rope["orig', 'length < rope["orig'),
+    ],
+)
+def test_another_scale_is_not_longrope_s(old: str, new: str) -> None:
+    assert BY_LENGTH.count(old) == 1
+    try:
+        assert "longrope" not in types(BY_LENGTH.replace(old, new))
+    except Refused:
+        return
