@@ -5,7 +5,8 @@ divided the positions, or ignored the type. Whatever the branches are, for each 
 table is followed down the branches of that type, and is vLLM's if what is left is: the
 default formula; divided by the factor for `linear`; the default formula again for
 `dynamic`, within the length up to which nothing is scaled; or transformers' own
-initialisation of that type, for longrope also with the parameters' own `short_mscale`. The types for which that holds are those of the port.
+initialisation of that type, for longrope also with the parameters' own `short_mscale`.
+The types for which that holds are those of the port.
 """
 
 from dataclasses import dataclass
