@@ -108,8 +108,9 @@ def _convert(order: _Order, folding: Fold | None) -> Port:
         again += f" --vllm {order.profile}"
     header = _header(file, described, again)
     try:
-        changes = run(facts)
-        emitted = emit(facts, header, profile_of(order.profile))
+        profile = profile_of(order.profile)
+        changes = run(facts, profile.without)
+        emitted = emit(facts, header, profile)
     except FAULTS as error:
         raise fault(file.shown, facts.cls.node.lineno, error) from error
     name = re.sub(r"^modeling_", "", path.stem)

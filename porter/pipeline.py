@@ -12,6 +12,7 @@ from porter.transforms.place_parallel import PlaceParallel
 from porter.transforms.sink_layer_values import SinkLayerValues
 from porter.transforms.substitute_attention import SubstituteAttention
 from porter.transforms.substitute_experts import SubstituteExperts
+from porter.transforms.substitute_latent import SubstituteLatent
 from porter.transforms.substitute_logits import SubstituteLogits
 from porter.transforms.substitute_norms import SubstituteNorms
 from porter.transforms.substitute_rope import SubstituteRope
@@ -31,6 +32,8 @@ TRANSFORMS: tuple[type[Transform], ...] = (
     # place: each layer by how its values can be sharded
     SubstituteLogits,
     PlaceParallel,
+    # choose: attention in the form that the engine's cache has
+    SubstituteLatent,
     # flatten: batch and sequence become the one token axis
     FlattenTokens,
     # thread: what vLLM asks the model's classes for
@@ -38,8 +41,10 @@ TRANSFORMS: tuple[type[Transform], ...] = (
 )
 
 
-def run(facts: Facts) -> list[Change]:
+def run(facts: Facts, without: tuple[str, ...] = ()) -> list[Change]:
+    """without: the transforms whose layers the release doesn't have."""
     changes: list[Change] = []
     for transform in TRANSFORMS:
-        transform(facts, changes).apply()
+        if transform.name() not in without:
+            transform(facts, changes).apply()
     return changes

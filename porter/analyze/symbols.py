@@ -24,6 +24,7 @@ BOOLEAN = {
     "isinstance",
     "is_expert",
     "dtype_is",
+    "latent_cache",
 }
 WRAPPERS = {"param", "attr"}
 
@@ -59,6 +60,7 @@ PAST = Sym("runtime", ("past",))
 HIST = Sym("add", (PAST, SEQ))  # the cached tokens, the new ones among them
 MAX_MODEL_LEN = Sym("field", (("vllm_config", "model_config"), "max_model_len"))
 LAYER = Sym("layer", ())
+LATENT_CACHE = Sym("latent_cache", ())  # whether the engine caches latent vectors
 
 
 def unwrap(x):
@@ -450,6 +452,8 @@ def _render(x: Sym, name) -> tuple[str, int]:
         return f"{args[0]}({inner})", 9
     if op == "layer":
         return "layer_idx", 9
+    if op == "latent_cache":
+        return "get_current_vllm_config().model_config.use_mla", 9
     if op == "runtime":
         return f"<{args[0]}>", 9
     if op == "eq":

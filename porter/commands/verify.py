@@ -18,6 +18,7 @@ from porter.commands.options import (
     positive,
 )
 from porter.console import print_table, say, working
+from porter.gap import UsageError
 from porter.output import write_json
 
 # Shown as the verdict, or of interest to programs only.
@@ -32,6 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tp", type=positive, default=1, metavar="N")
     parser.add_argument("--pp", type=positive, default=1, metavar="N")
     parser.add_argument(
+        "--enable-expert-parallel", "--ep", action="store_true", dest="ep",
+        help="spread the experts whole over the tp ranks",
+    )  # fmt: skip
+    parser.add_argument(
         "--dtype", choices=["float32", "bfloat16", "float16"], default="float32"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="'-': stdout")
@@ -44,6 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
     existing_file(arguments.port, "port")
     if arguments.model is not None:
         model_folder(arguments.model)
+    if arguments.ep and arguments.tp == 1:
+        raise UsageError("--enable-expert-parallel needs ranks to spread over: --tp 2")
     from porter.release import reading
 
     with working(f"verifying {arguments.port}"), reading(arguments.transformers):
@@ -56,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
             engine=arguments.engine,
             tp=arguments.tp,
             pp=arguments.pp,
+            ep=arguments.ep,
             dtype=arguments.dtype,
             trust_remote_code=arguments.trust_remote_code,
             allow_pickle=arguments.allow_pickle,

@@ -80,6 +80,8 @@ class Constructor:
                 return self._layer()
             if inner.op in ("field", "or_default", "hasattr"):
                 self.wants.add("config")
+            if inner.op == "latent_cache":
+                self.imports.add("get_current_vllm_config")
             if inner.op in ("runtime", "rope_scaling", "finfo"):
                 raise Refused(
                     [
@@ -399,10 +401,14 @@ class Constructor:
         a = attend.attrs
         self.imports.add("Attention")
         self.wants |= {"cache_config", "quant_config", "prefix"}
+        scale = self.number(a["scale"])
+        if self.scope.latents:
+            self.lines.append(f"scale = {scale}")
+            scale = "scale"
         parts = [
             "self.num_heads",
             "self.head_dim",
-            f"scale={self.number(a['scale'])}",
+            f"scale={scale}",
             "num_kv_heads=self.num_kv_heads",
             "cache_config=cache_config",
             "quant_config=quant_config",
@@ -421,4 +427,27 @@ class Constructor:
         if a["sinks"] is not None:
             parts.append(f"sinks=self.{a['sinks'].attrs['slot'][1]}")
         parts.append(f"prefix={self.prefix('attn')}")
-        self.lines.append(f"self.attn = Attention({', '.join(parts)})")
+        plain = f"self.attn = Attention({', '.join(parts)})"
+        self.lines += self._latent(plain) if self.scope.latents else [plain]
+
+    def _latent(self, plain: str) -> list[str]:
+        """Attention in the form that the engine's cache has."""
+        latent = self.scope.latents[0]
+        self.imports.add("MLAAttention")
+        sizes = [f"{n}={self.number(v)}" for n, v in latent.attrs["sizes"].items()]
+        parts = [
+            "self.num_heads",
+            "scale",
+            *sizes,
+            "q_lora_rank=None",
+            f"kv_b_proj={self.scope.module(latent.attrs['module'])}",
+            "cache_config=cache_config",
+            "quant_config=quant_config",
+            f"prefix={self.prefix('attn')}",
+        ]
+        return [
+            "if self.use_mla:",
+            f"    self.attn = MLAAttention({', '.join(parts)})",
+            "else:",
+            f"    {plain}",
+        ]

@@ -25,7 +25,7 @@ from porter.profiles.profile import Argument
 _ATTENTION_NAMES = {
     "total_num_heads", "num_heads", "total_num_kv_heads", "num_kv_heads", "head_dim",
     "v_head_dim", "q_size", "kv_size", "v_size", "tp_size", "tp_rank",
-    "num_kv_head_replicas", "attn", "rotary_emb",
+    "num_kv_head_replicas", "attn", "rotary_emb", "use_mla",
 }  # fmt: skip
 _LAYER_CALLS = {"linear", "qkv", "merged_linear", "norm", "embedding"}
 # may give part of another tensor's memory
@@ -56,6 +56,7 @@ class ClassScope:
         self.attrs: dict[str, Any] = {}  # name -> Sym | Activation | Node
         self.fused_acts: set[str] = set()
         self.attends: list[Node] = []
+        self.latents: list[Node] = []
         self.ropes: list[Node] = []
         self.rotated: list[str] = []
         self.gathers: set[str] = set()
@@ -121,6 +122,9 @@ class ClassScope:
                 return self._attribute(name, value)
         if inner.op == "layer":
             return self._attribute("layer_idx", inner)
+        if inner.op == "latent_cache":
+            self.attrs["use_mla"] = inner
+            return "self.use_mla"
         if inner.op == "field":
             name = inner.args[1]
             if name in self.inst.attrs or name in self.children:
@@ -229,6 +233,8 @@ class ClassScope:
             given = [body.operand(a) for a in node.args]
             given += [a.name for a in self.graph.profile.layer_arguments]
             return f"self.attn({', '.join(given)})"
+        if op == "attend_latent":
+            return self._latent(node, body)
         if op == "rope":
             self._rope(node)
             args = ", ".join(body.operand(a) for a in node.args)
@@ -255,6 +261,15 @@ class ClassScope:
                 raise self.gap(node, "a weight that the port has transposed is read")
             return f"{self.module(node.attrs['module'])}.{node.attrs['name']}"
         return None
+
+    def _latent(self, node: Node, body) -> str:
+        """Attention over the latent cache; its layer expands what it reads from there."""
+        self.latents.append(node)
+        self.module(node.attrs["module"])
+        query, latent, rope = (body.operand(a) for a in node.args)
+        width = f"self.num_heads * {self.number(node.attrs['sizes']['v_head_dim'], 6)}"
+        shape = f"output_shape=({body.operand(node.args[0], 9)}.shape[0], {width})"
+        return f"self.attn({query}, {latent}, {rope}, {shape})"
 
     def _input(self, node: Node, body) -> str:
         """The operand of a layer, in order in memory where the release's norms need it."""

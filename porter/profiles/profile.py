@@ -44,6 +44,7 @@ class Profile:
     head_lines: further lines of the causal LM's constructor; methods: its further methods.
     prepared: word -> lines that come first in the constructor of a port that uses it.
     supplied: name -> function that a port which uses the name carries.
+    without: transforms whose layers the release lacks.
     """
 
     release: str
@@ -70,6 +71,7 @@ class Profile:
     methods: str = ""
     prepared: Mapping[str, str] = field(default_factory=dict)
     supplied: Mapping[str, str] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
 
     def passed(self) -> str:
         """The model's further arguments as a caller gives them on: `, a, b`."""

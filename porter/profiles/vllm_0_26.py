@@ -9,6 +9,7 @@ PROFILE = replace(
     vllm_0_32.PROFILE,
     release="0.26",
     measured="0.26.0",
+    without=("substitute_latent",),
     yarn_lacks=("attention_factor", "mscale", "mscale_all_dim"),
     tied=', skip_prefixes=["{head}.weight"] if self.config.tie_word_embeddings else None',
 )

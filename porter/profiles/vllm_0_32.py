@@ -4,13 +4,13 @@ from porter.profiles.profile import Profile
 
 IMPORTS = {
     "vllm.compilation.decorators": ("support_torch_compile",),
-    "vllm.config": ("CacheConfig", "VllmConfig"),
+    "vllm.config": ("CacheConfig", "VllmConfig", "get_current_vllm_config"),
     "vllm.distributed": (
         "get_pp_group", "get_tensor_model_parallel_rank",
         "get_tensor_model_parallel_world_size", "tensor_model_parallel_all_gather",
     ),
     "vllm.model_executor.layers.activation": ("get_act_and_mul_fn", "get_act_fn"),
-    "vllm.model_executor.layers.attention": ("Attention",),
+    "vllm.model_executor.layers.attention": ("Attention", "MLAAttention"),
     "vllm.model_executor.layers.fused_moe": ("FusedMoEFactory",),
     "vllm.model_executor.layers.layernorm": ("GemmaRMSNorm", "RMSNorm"),
     "vllm.model_executor.layers.linear": (

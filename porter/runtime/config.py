@@ -10,7 +10,10 @@ import torch
 
 @dataclass
 class ModelConfig:
-    """model: checkpoint folder. max_model_len: tokens of prompt and output together."""
+    """model: checkpoint folder. max_model_len: tokens of prompt and output together.
+
+    use_mla: whether latent attention gets a cache of latent vectors.
+    """
 
     model: str
     hf_config: Any
@@ -20,6 +23,7 @@ class ModelConfig:
     quantization: str | None = None
     is_mm_prefix_lm: bool = False
     word_embeddings_untied_by_checkpoint: bool = False
+    use_mla: bool = False
 
     @property
     def hf_text_config(self) -> Any:

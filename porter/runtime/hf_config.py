@@ -1,6 +1,7 @@
 """From a model folder to the configuration of an engine, with vLLM's rules."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,7 @@ def make_vllm_config(
     load_format: str,
     trust_remote_code: bool,
     allow_pickle: bool,
+    use_mla: bool | None = None,
 ) -> VllmConfig:
     """Raises UsageError on what doesn't fit together, CannotRun on what isn't here."""
     config = read_hf_config(model_dir, trust_remote_code)
@@ -161,6 +163,7 @@ def make_vllm_config(
         dtype,
         max_model_len or derive_max_model_len(config),
         trust_remote_code,
+        use_mla=_has_latent(config, device) if use_mla is None else use_mla,
     )
     if load_format != "dummy":
         _untie_if_stored(model_config, model_dir, allow_pickle)
@@ -180,6 +183,17 @@ def make_vllm_config(
         DeviceConfig(device),
         LoadConfig(load_format),
     )
+
+
+def _has_latent(config: Any, device: torch.device) -> bool:
+    """Whether a model gets a latent cache, if its attention is latent.
+
+    vLLM asks for the same field, and for a model type that it lists. The kernels for
+    GPUs have no heads as wide as a latent.
+    """
+    if os.environ.get("VLLM_MLA_DISABLE", "0") not in ("", "0") or device.type != "cpu":
+        return False
+    return getattr(config.get_text_config(), "kv_lora_rank", None) is not None
 
 
 def _untie_if_stored(

@@ -11,6 +11,7 @@ import torch
 from porter.gap import UsageError
 from porter.runtime.config import VllmConfig
 from porter.runtime.layers.attention import Attention
+from porter.runtime.layers.latent_attention import MLAAttention
 
 # Bytes of cache on a CPU unless the number of blocks is given.
 _CPU_CACHE_BYTES = 1 << 30
@@ -74,7 +75,9 @@ class BlockPool:
         return block, block + 1
 
 
-def attention_layers(vllm_config: VllmConfig) -> dict[str, Attention]:
+def attention_layers(
+    vllm_config: VllmConfig,
+) -> dict[str, Attention | MLAAttention]:
     """The layers that own a cache, by name."""
     layers: dict[str, Any] = vllm_config.compilation_config.static_forward_context
     return {n: m for n, m in layers.items() if m.kv_sharing_target_layer_name is None}
@@ -90,11 +93,11 @@ def bind_caches(vllm_config: VllmConfig, num_blocks: int) -> None:
     every: dict[str, Any] = vllm_config.compilation_config.static_forward_context
     for layer in attention_layers(vllm_config).values():
         shape = (num_blocks, block_size, layer.num_kv_heads)
-        key, value = (
+        caches = [
             _new_cache((*shape, size), layer.dtype, device)
-            for size in (layer.head_size, layer.head_size_v)
-        )
-        layer.bind_kv_cache(key, value)
+            for size in layer.cache_sizes
+        ]
+        layer.bind_kv_cache(*caches)
     for layer in every.values():
         if layer.kv_sharing_target_layer_name is not None:
             target = every[layer.kv_sharing_target_layer_name]
@@ -136,11 +139,13 @@ def choose_num_blocks(vllm_config: VllmConfig, asked: int | None, peak: int = 0)
     budget = _CPU_CACHE_BYTES
     if device.type == "cuda":
         budget = max(0, torch.cuda.mem_get_info(device)[0] - peak - _GPU_MARGIN)
-    per_block = sum(
-        block_size
-        * layer.num_kv_heads
-        * (layer.head_size + layer.head_size_v)
-        * layer.dtype.itemsize
+    per_block = block_size * bytes_per_token(vllm_config)
+    return max(1, min(wanted, budget // max(per_block, 1)))
+
+
+def bytes_per_token(vllm_config: VllmConfig) -> int:
+    """What a token takes of the caches of this rank's layers together."""
+    return sum(
+        layer.num_kv_heads * sum(layer.cache_sizes) * layer.dtype.itemsize
         for layer in attention_layers(vllm_config).values()
     )
-    return max(1, min(wanted, budget // max(per_block, 1)))

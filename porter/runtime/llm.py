@@ -14,9 +14,11 @@ from porter.gap import UsageError
 from porter.runtime.accounting import WeightReport
 from porter.runtime.engine import Engine
 from porter.runtime.hf_config import make_vllm_config
+from porter.runtime.kv_cache import bytes_per_token
 from porter.runtime.layers.activation import GeluAndMul, SiluAndMul
 from porter.runtime.layers.attention import Attention
 from porter.runtime.layers.fused_moe import MoERunner
+from porter.runtime.layers.latent_attention import MLAAttention
 from porter.runtime.layers.layernorm import GemmaRMSNorm, LayerNorm, RMSNorm
 from porter.runtime.layers.rotary_embedding import RotaryEmbedding
 from porter.runtime.layers.rotary_embedding.longrope import LongRotaryEmbedding
@@ -37,6 +39,7 @@ _FUSED: dict[str, tuple[type[nn.Module], ...]] = {
     "layer_norm": (LayerNorm,),
     "rope": (RotaryEmbedding, LongRotaryEmbedding),
     "attention": (Attention,),
+    "latent_attention": (MLAAttention,),
 }
 
 
@@ -52,7 +55,8 @@ class LLM:
     with the same beginning share its blocks, across calls too. load_format: "dummy"
     makes random weights from the config alone, to measure with. cuda_graphs: capture
     decode steps, on a GPU of one rank. overlap: decide a step while the one before it
-    runs, which is what a GPU gets unless given.
+    runs, which is what a GPU gets unless given. use_mla: give latent attention a cache
+    of latent vectors, which it gets on a CPU unless VLLM_MLA_DISABLE is 1.
 
     Raises UsageError on a mistake of the caller, CannotRun on what the bundled
     runtime lacks. Ranks beyond the first are processes of their own; `shutdown`, or
@@ -81,6 +85,7 @@ class LLM:
         load_format: str = "auto",
         cuda_graphs: bool = True,
         overlap: bool | None = None,
+        use_mla: bool | None = None,
     ) -> None:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         tokens, seqs, size = _DEFAULT_SIZES[device.partition(":")[0] == "cuda"]
@@ -109,6 +114,7 @@ class LLM:
             "load_format": _load_format(load_format),
             "trust_remote_code": trust_remote_code,
             "allow_pickle": allow_pickle,
+            "use_mla": use_mla,
         }
         vllm_config = make_vllm_config(
             Path(model_dir), device=torch.device(device), **config_options
@@ -134,6 +140,11 @@ class LLM:
     def weight_report(self) -> WeightReport:
         """What became of every checkpoint tensor, over all ranks."""
         return self._engine.weight_report
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """What a token takes of the caches of the first rank's layers together."""
+        return bytes_per_token(self._engine.vllm_config)
 
     @property
     def max_model_len(self) -> int:

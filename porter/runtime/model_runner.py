@@ -17,6 +17,7 @@ from porter.runtime.device_batch import BlockTables, make_device_batch
 from porter.runtime.distributed import Groups, use_groups
 from porter.runtime.forward_context import AttentionMetadata, set_forward_context
 from porter.runtime.kv_cache import bind_caches, choose_num_blocks, unbind_caches
+from porter.runtime.layers.latent_attention import MLAAttention
 from porter.runtime.layers.rotary_embedding import RotaryEmbedding, forget_ropes
 from porter.runtime.loader import (
     load_weights,
@@ -58,6 +59,9 @@ class ModelRunner:
             self.weight_report = self._load(allow_pickle, strict)
         if vllm_config.model_config.word_embeddings_untied_by_checkpoint:
             retie_word_embeddings(self.model)
+        for module in self.model.modules():
+            if isinstance(module, MLAAttention):
+                module.process_weights_after_loading()  # it reads another's weight
         for module in self.model.modules():
             method = getattr(module, "quant_method", None)
             if method is not None:

@@ -35,6 +35,10 @@ class Engine(Protocol):
     def prefill_logits(self, prompts: Any) -> list[torch.Tensor]:
         """Logits at every position of each prompt, [num_tokens, vocab_size] fp32."""
 
+    @property
+    def cache_bytes_per_token(self) -> int | None:
+        """What a token takes of the first rank's cache."""
+
     def fused_modules(self) -> dict[str, int]:
         """How many uses the model makes of each fused layer, by kind."""
 
@@ -49,7 +53,7 @@ class Engine(Protocol):
 
 
 # Options: tensor_parallel_size, pipeline_parallel_size, max_num_seqs,
-# max_num_batched_tokens, and `compiled` where the engine has torch.compile.
+# max_num_batched_tokens, use_mla (a latent cache), and `compiled` where the engine has torch.compile.
 MakeEngine = Callable[..., Any]
 
 

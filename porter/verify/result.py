@@ -14,7 +14,9 @@ class VerifyResult:
 
     logits_rel_rmse: of all prefill logits, the worst prompt's. tokens_equal: one a
     prompt. first_divergence: module path of the first output that differs, where
-    something differs and it could be found. fused: kind -> number of modules.
+    something differs and it could be found. ep: whether experts were spread whole over
+    the tp ranks. cache_bytes_per_token: kind of attention -> of the first rank's layers
+    together, None where the engine doesn't tell; latent attention in both forms. fused: kind -> number of modules.
     seconds: wall time of all of it. invariances: name -> whether it held (absent
     where it doesn't apply). failures: why it didn't pass, in words, empty if it did.
     """
@@ -32,6 +34,8 @@ class VerifyResult:
     uninitialised_weights: list[str]
     fused: dict[str, int]
     seconds: float
+    ep: bool = False
+    cache_bytes_per_token: dict[str, int | None] = field(default_factory=dict)
     logprobs_diff: float = 0.0
     ties: list[str] = field(default_factory=list)
     invariances: dict[str, bool] = field(default_factory=dict)

@@ -9,6 +9,7 @@ from typing import Any
 
 from porter.gap import UsageError
 from porter.verify.bisection import first_divergence, telling_tolerance
+from porter.verify.cache_forms import multi_head_form
 from porter.verify.checkpoint import Checkpoint, make_checkpoint, vocabulary
 from porter.verify.comparison import Comparison, compare, rel_rmse
 from porter.verify.engines import MakeEngine, check_engine, fitting, make_engines
@@ -54,6 +55,7 @@ def verify(
     engine: str = "porter",
     tp: int = 1,
     pp: int = 1,
+    ep: bool = False,
     dtype: str = "float32",
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
@@ -67,7 +69,8 @@ def verify(
     """Compare the port with the HuggingFace model that it was made from.
 
     model_dir: a checkpoint; without it a tiny random one is made from the source's
-    config class, with `config_overrides` and `seed`. hf_factory(model_dir) gives
+    config class, with `config_overrides` and `seed`. ep: each of the tp ranks has some
+    of the experts, whole. hf_factory(model_dir) gives
     another reference model; hf_module_text is run in place of the source's file.
     Raises UsageError (mistakes of the caller), CannotRun (and why).
     """
@@ -98,6 +101,7 @@ def verify(
             engine,
             dtype=dtype,
             pipeline_parallel_size=pp,
+            enable_expert_parallel=ep,
             trust_remote_code=trust_remote_code,
             allow_pickle=allow_pickle,
         )
@@ -107,6 +111,7 @@ def verify(
             engine=engine,
             tp=tp,
             pp=pp,
+            ep=ep,
             dtype=dtype,
             invariances=invariances,
             started=started,
@@ -194,6 +199,7 @@ def verify_subject(
     engine: str = "porter",
     tp: int = 1,
     pp: int = 1,
+    ep: bool = False,
     dtype: str = "float32",
     invariances: bool = True,
     two_ranks: bool = True,
@@ -209,6 +215,10 @@ def verify_subject(
     with make_engine(tensor_parallel_size=tp) as llm:
         traces = trace_engine(llm, subject.prompts, len(subject.traces[0].tokens))
         weights, fused = llm.weight_report, dict(llm.fused_modules())
+        kind = "latent_attention" if fused.get("latent_attention") else "attention"
+        cache = {kind: llm.cache_bytes_per_token}
+    if ep and not fused.get("experts"):
+        raise UsageError("the port has no experts to spread over the ranks")
     comparison = compare(subject.traces, traces)
     failures = unaccounted(weights)
     divergence = None
@@ -229,12 +239,17 @@ def verify_subject(
             compiled=in_vllm,
             experts=bool(fused.get("experts")),
         )
+        if fused.get("latent_attention"):
+            form = multi_head_form(make_engine, traces, tolerance, tp)
+            if form is not None:
+                held["multi_head"], cache["attention"] = form
         failures += [f"not the same with {name}" for name, ok in held.items() if not ok]
     return VerifyResult(
         passed=not failures,
         engine=engine,
         tp=tp,
         pp=pp,
+        ep=ep,
         dtype=dtype,
         logits_rel_rmse=comparison.logits_rel_rmse,
         tokens_equal=comparison.tokens_equal,
@@ -243,6 +258,7 @@ def verify_subject(
         unused_weights=sorted(weights.unused),
         uninitialised_weights=sorted(weights.uninitialised),
         fused=fused,
+        cache_bytes_per_token=cache,
         seconds=round(time.perf_counter() - started, 3),
         logprobs_diff=comparison.logprobs_diff,
         ties=[str(tie) for tie in comparison.ties],

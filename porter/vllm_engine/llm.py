@@ -1,6 +1,7 @@
 """vLLM with a port as its model, behind the methods of the bundled runtime's `LLM`."""
 
 import gc
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -35,8 +36,10 @@ class VllmLLM:
     """The installed vLLM running the bytes of a port file on a model folder.
 
     port: None leaves the choice of the model to vLLM and to `model_impl` among the
-    options. compiled: whether the model runs under torch.compile. options: further
-    arguments of vLLM's own `LLM`, which win over what is chosen here.
+    options. compiled: whether the model runs under torch.compile. use_mla: whether vLLM
+    gives the model types of its list a latent cache, which it does unless
+    VLLM_MLA_DISABLE is 1; it holds until the engine ends. options: further arguments of
+    vLLM's own `LLM`, which win over what is chosen here.
 
     Raises CannotRun with vLLM's own error where it doesn't start, and where the class
     that runs on any rank isn't the port's. Ranks beyond the first are processes of
@@ -55,10 +58,13 @@ class VllmLLM:
         max_model_len: int | None = None,
         trust_remote_code: bool = False,
         compiled: bool = False,
+        use_mla: bool | None = None,
         **options: Any,
     ) -> None:
         self._vllm = require_vllm()
         self._open = ExitStack()
+        if use_mla is not None:
+            self._open.enter_context(latent_cache(use_mla))
         self._compiled = compiled
         ports = {} if port is None else {architecture_of(Path(port)): Path(port)}
         arguments: dict[str, Any] = {
@@ -119,6 +125,11 @@ class VllmLLM:
         for rank in self.ranks[1:]:
             merged = merged.merged(rank.weights)
         return merged
+
+    @property
+    def cache_bytes_per_token(self) -> int | None:
+        """What a token takes of the first rank's cache; None where vLLM doesn't tell."""
+        return self.ranks[0].cache_bytes_per_token
 
     def fused_modules(self) -> dict[str, int]:
         """How many uses the model makes of each fused layer, over all stages."""
@@ -209,6 +220,21 @@ class VllmLLM:
         trace: TracebackType | None,
     ) -> None:
         self.shutdown()
+
+
+@contextmanager
+def latent_cache(wanted: bool) -> Iterator[None]:
+    """vLLM's own switch, which it and its workers read from the environment."""
+    name = "VLLM_MLA_DISABLE"
+    before = os.environ.get(name)
+    os.environ[name] = "0" if wanted else "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 @contextmanager

@@ -6,6 +6,13 @@ from typing import Any
 from porter.gap import CannotRun
 from porter.verify.tiny_config import tiny_config
 
+# vLLM's kernel for latents on a CPU is compiled for these two sizes; the others give the
+# heads of the multi-head form a size that has a kernel, for keys and values alike.
+_LATENT = {
+    "kv_lora_rank": 512, "qk_rope_head_dim": 64,
+    "qk_nope_head_dim": 64, "v_head_dim": 128,
+}  # fmt: skip
+
 
 def head_sizes() -> list[int]:
     """The head sizes that the platform's attention supports, empty where it takes any."""
@@ -29,11 +36,12 @@ def fitting_sizes(config_class: Any, overrides: Mapping[str, Any]) -> dict[str, 
         config = tiny_config(config_class, overrides)
     except CannotRun:
         return dict(overrides)  # told by what makes the checkpoint
+    # Of latent attention `head_dim` is the rotated part alone.
+    if supported and getattr(config, "kv_lora_rank", None) is not None:
+        return {**overrides, **_LATENT}
     size = head_size(config)
     larger = [other for other in supported if other >= (size or 0)]
-    # Of latent attention `head_dim` is the rotated part alone.
-    latent = getattr(config, "kv_lora_rank", None) is not None
-    if latent or size is None or size in supported or not larger:
+    if size is None or size in supported or not larger:
         return dict(overrides)
     wanted = {"head_dim": min(larger)}
     if not isinstance(getattr(config, "head_dim", None), int):

@@ -23,6 +23,8 @@ FUSED: dict[str, tuple[str, ...]] = {
     "layer_norm": ("LayerNorm",),
     "rope": ("RotaryEmbeddingBase", "RotaryEmbedding"),
     "attention": ("Attention",),
+    "latent_attention": ("MLAAttention",),
+    "experts": ("MoERunner",),
 }
 
 
@@ -41,6 +43,7 @@ class RankReport:
     digest: str
     weights: WeightReport
     fused: dict[str, int] = field(default_factory=dict)
+    cache_bytes_per_token: int | None = None
 
 
 class PorterWorker:
@@ -65,6 +68,7 @@ class PorterWorker:
             digest=digest(Path(file)),
             weights=getattr(model, "weight_report", WeightReport()),
             fused=count_fused(model),
+            cache_bytes_per_token=cache_bytes(self.model_runner),
         )
 
     def _allocate_intermediate(self) -> None:
@@ -118,3 +122,16 @@ def count_fused(model: nn.Module) -> dict[str, int]:
             if names.intersection(classes):
                 counts[kind] = counts.get(kind, 0) + 1
     return {kind: counts[kind] for kind in FUSED if kind in counts}
+
+
+def cache_bytes(runner: Any) -> int | None:
+    """Bytes of a token over the layers' caches, by the specs that vLLM made of them."""
+    config = getattr(runner, "kv_cache_config", None)
+    if config is None:
+        return None
+    return sum(
+        len(group.layer_names)
+        * group.kv_cache_spec.page_size_bytes
+        // group.kv_cache_spec.block_size
+        for group in config.kv_cache_groups
+    )

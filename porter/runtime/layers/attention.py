@@ -96,6 +96,11 @@ class Attention(nn.Module):
             )
         layers[prefix] = self
 
+    @property
+    def cache_sizes(self) -> tuple[int, int]:
+        """Of a token and key/value head: numbers in the key and in the value cache."""
+        return self.head_size, self.head_size_v
+
     def bind_kv_cache(self, key_cache: torch.Tensor, value_cache: torch.Tensor) -> None:
         """Give the layer its cache, [num_blocks, block_size, num_kv_heads, size]."""
         self.key_cache, self.value_cache = key_cache, value_cache
