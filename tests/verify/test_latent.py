@@ -1,0 +1,37 @@
+"""Latent attention on the bundled runtime: one port, both caches, compared with its source."""
+
+from pathlib import Path
+
+import pytest
+
+from porter.convert import convert
+from porter.verify import verify
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("port") / "youtu.py"
+    path.write_text(convert("youtu").text)
+    return path
+
+
+def test_both_forms_and_both_numbers_of_ranks(port: Path) -> None:
+    result = verify(port)
+    assert result.passed, result.failures
+    assert result.fused["latent_attention"] > 0 and "attention" not in result.fused
+    assert {"multi_head", "tp2", "chunked_prefill"} <= set(result.invariances)
+    assert all(result.invariances.values())
+    cache = result.cache_bytes_per_token
+    assert 0 < 2 * cache["latent_attention"] < cache["attention"]
+
+
+def test_a_fault_of_either_form_is_found(port: Path, tmp_path: Path) -> None:
+    text = port.read_text()
+    latent, plain = "                scale,\n", "                scale=scale,\n"
+    for name, right in (("latent", latent), ("plain", plain)):
+        assert text.count(right) == 1
+        wrong = tmp_path / f"{name}.py"
+        wrong.write_text(text.replace(right, right.replace("scale,", "2 * scale,")))
+        result = verify(wrong, max_tokens=8)
+        assert not result.passed
+        assert ("not the same with multi_head" in result.failures) == (name == "plain")
