@@ -11,8 +11,8 @@ from porter.emit.method import Body
 from porter.gap import Gap, Refused
 
 _OUTSIDE = {
-    "input_ids", "positions", "linear", "embedding", "norm", "attend", "attend_latent", "loop_entry",
-    "loop_exit", "parameter", "leaf_parameter", "mask", "remember",
+    "input_ids", "positions", "linear", "embedding", "norm", "attend", "attend_latent",
+    "loop_entry", "loop_exit", "parameter", "leaf_parameter", "mask", "remember",
 }  # fmt: skip
 
 

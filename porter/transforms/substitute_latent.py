@@ -113,7 +113,9 @@ def _latent_of(attend: Node) -> _Latent | None:
     if not all(same(a, b) for a, b in zip(cuts, wanted, strict=True)):
         return None
     shared = _shared(rope)
-    if shared is None or not same(axis_size(attend.args[1].axes[1]), attrs["num_heads"]):
+    if shared is None or not same(
+        axis_size(attend.args[1].axes[1]), attrs["num_heads"]
+    ):
         return None
     latent = strip_views(up.args[0])
     if any(not _is_per_token(node) for node in (latent, shared)):

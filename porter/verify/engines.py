@@ -53,7 +53,8 @@ class Engine(Protocol):
 
 
 # Options: tensor_parallel_size, pipeline_parallel_size, max_num_seqs,
-# max_num_batched_tokens, use_mla (a latent cache), and `compiled` where the engine has torch.compile.
+# max_num_batched_tokens, use_mla (a latent cache), and `compiled` where the engine has
+# torch.compile.
 MakeEngine = Callable[..., Any]
 
 

@@ -15,7 +15,7 @@ from tests.runtime.conftest import as_rank, current_config
 
 BLOCK, BLOCKS = 4, 12
 HEADS, NOPE, ROPE, VALUE, RANK = 4, 6, 4, 10, 12
-SIZES = {
+SIZES: dict[str, Any] = {
     "qk_nope_head_dim": NOPE,
     "qk_rope_head_dim": ROPE,
     "v_head_dim": VALUE,
@@ -34,7 +34,8 @@ def metadata(lengths: list[tuple[int, int]]) -> AttentionMetadata:
         blocks = [free.pop(0) for _ in range(-(-length // BLOCK))]
         tables.append(blocks)
         slots += [
-            blocks[i // BLOCK] * BLOCK + i % BLOCK for i in range(length - count, length)
+            blocks[i // BLOCK] * BLOCK + i % BLOCK
+            for i in range(length - count, length)
         ]
     width = max(map(len, tables))
     return AttentionMetadata(
@@ -52,9 +53,7 @@ def layers(heads: int) -> tuple[ColumnParallelLinear, MLAAttention, Attention]:
         up = ColumnParallelLinear(RANK, HEADS * (NOPE + VALUE), bias=False)
         up.weight_loader(up.weight, WEIGHT)
         latent = MLAAttention(heads, 0.3, kv_b_proj=up, prefix="0.attn", **SIZES)
-        plain = Attention(
-            heads, NOPE + ROPE, 0.3, head_size_v=VALUE, prefix="1.attn"
-        )
+        plain = Attention(heads, NOPE + ROPE, 0.3, head_size_v=VALUE, prefix="1.attn")
     latent.process_weights_after_loading()
     for layer in (latent, plain):
         shape = (BLOCKS, BLOCK, layer.num_kv_heads)
