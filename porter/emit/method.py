@@ -15,8 +15,8 @@ from porter.emit.names import hinted, preferred
 from porter.emit.printing import Printer
 
 _STATEMENTS = {
-    "linear", "qkv", "merged_linear", "attend", "attend_latent", "norm", "embedding", "rope",
-    "logits", "gather_heads", "shard_heads", "phi", "act_and_mul", "item", "kept",
+    "linear", "qkv", "merged_linear", "attend", "attend_latent", "norm", "embedding",
+    "rope", "logits", "gather_heads", "shard_heads", "phi", "act_and_mul", "item", "kept",
     "fused_moe", "picked", "matrix",
 }  # fmt: skip
 _INLINE_COST = 6

@@ -17,8 +17,8 @@ class VerifyResult:
     something differs and it could be found. ep: whether experts were spread whole over
     the tp ranks. cache_bytes_per_token: kind of attention -> of the first rank's layers
     together, None where the engine doesn't tell; latent attention in both forms. fused:
-    kind -> number of modules. seconds: wall time of all of it. invariances: name -> whether it held (absent
-    where it doesn't apply). failures: why it didn't pass, in words, empty if it did.
+    kind -> number of modules. seconds: wall time of all of it. invariances: name ->
+    whether it held (absent where it doesn't apply). failures: why it didn't pass, in words, empty if it did.
     """
 
     passed: bool
