@@ -18,7 +18,8 @@ class VerifyResult:
     the tp ranks. cache_bytes_per_token: kind of attention -> of the first rank's layers
     together, None where the engine doesn't tell; latent attention in both forms. fused:
     kind -> number of modules. seconds: wall time of all of it. invariances: name ->
-    whether it held (absent where it doesn't apply). failures: why it didn't pass, in words, empty if it did.
+    whether it held (absent where it doesn't apply). failures: why it didn't pass, in
+    words, empty if it did.
     """
 
     passed: bool
