@@ -7,6 +7,7 @@ from porter.analyze.symbols import same
 from porter.analyze.values import Module
 from porter.emit.classes import ClassSet, Generated, indented
 from porter.emit.constructor import Constructor
+from porter.emit.experts import BALANCE_METHOD, balance_lines, expert_count
 from porter.emit.loading import WeightsWriter
 from porter.emit.method import Body, Line
 from porter.emit.scope import ClassScope
@@ -78,6 +79,7 @@ class CausalLMWriter:
         self.graph, self.facts = classes.graph, classes.graph.facts
         self.profile = self.graph.profile
         self.inst = self.facts.root
+        self.experts = expert_count(self.graph.order)
         self.scope = ClassScope(self.inst, self.graph, classes.imports)
         head = self._head().attrs["module"].name if tied else None
         self.loading = WeightsWriter(self.profile, plan, self.inst, head)
@@ -89,8 +91,8 @@ class CausalLMWriter:
         child = self.trunk.inst.path[0]
         lines = [
             Line(
-                f"class {self.inst.kind}(nn.Module, SupportsLoRA, SupportsPP, "
-                "SupportsQuant):",
+                f"class {self.inst.kind}(nn.Module, {self._balanced()}SupportsLoRA, "
+                "SupportsPP, SupportsQuant):",
                 span,
             )
         ]
@@ -98,11 +100,16 @@ class CausalLMWriter:
         forward = forward_text(self.profile, child, default=" = None")
         lines.append(Line("\n" + forward, span))
         lines += [Line(""), *logits, Line("")]
+        if self.experts is not None:
+            lines.append(Line(BALANCE_METHOD, span))
         if self.profile.methods:
             lines += [Line(self.profile.methods, span), Line("")]
         lines += [Line(text, span) for text in self.loading.methods()]
         made.lines = lines
         return made
+
+    def _balanced(self) -> str:
+        return "" if self.experts is None else "MixtureOfExperts, "
 
     # -- logits
 
@@ -244,6 +251,8 @@ class CausalLMWriter:
             "self.make_empty_intermediate_tensors = "
             f"self.{child}.make_empty_intermediate_tensors"
         )
+        if self.experts is not None:
+            body += balance_lines(child, writer.number(self.experts))
         lines = [
             Line(
                 '    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") '

@@ -17,6 +17,7 @@ from porter.analyze.symbols import (
 )
 from porter.analyze.values import Activation, Choice, Module, does_nothing
 from porter.emit.construction import ConstructorBody, hoisted, is_constant
+from porter.emit.experts import expert_count
 from porter.emit.scope import ClassScope, is_list
 from porter.gap import Gap, Refused
 
@@ -50,7 +51,7 @@ class Constructor:
         self.params: dict[str, Any] = {}
         self.known: dict[Any, str] = {}
         self.locals: list[str] = []
-        self.uses_layer = False
+        self.uses_layer = self.balances = False
         self.lines: list[str] = []
 
     # -- text of scalars
@@ -127,6 +128,9 @@ class Constructor:
             self._attention(attend)
         if len({a.id for a in scope.attends}) > 1:
             raise scope.gap(scope.attends[1], "two attentions in one module")
+        if self.balances:
+            made = "parallel_config = get_current_vllm_config().parallel_config"
+            self.lines.insert(0, made)
         if self.uses_layer:
             self.lines.insert(0, "layer_idx = extract_layer_index(prefix)")
         return self.lines
@@ -232,11 +236,24 @@ class Constructor:
         parts = self._args(layer.kind, args)
         if layer.kind == "FusedMoEFactory":
             parts.append("custom_routing_function=unpack_routing")
+            parts += self._balanced()
         if layer.kind in _QUANTIZED:
             self.wants |= {"quant_config", "prefix"}
             parts.append("quant_config=quant_config")
             parts.append(f"prefix={self.prefix(name)}")
         return f"{layer.kind}({', '.join(parts)})"
+
+    def _balanced(self) -> list[str]:
+        """What a layer of experts is told of vLLM's load balancer."""
+        if expert_count(self.scope.graph.order) is None:
+            return []
+        self.imports.add("get_current_vllm_config")
+        self.balances = True
+        redundant = "parallel_config.eplb_config.num_redundant_experts"
+        return [
+            "enable_eplb=parallel_config.enable_eplb",
+            f"num_redundant_experts={redundant}",
+        ]
 
     def prefix(self, name: str) -> str:
         return f'f"{{prefix}}.{name}"'

@@ -1,6 +1,10 @@
 """What a port with fused experts has besides its classes: routing handed on, and merged
 tensors taken apart where the layer loads another layout than the checkpoint's."""
 
+from typing import Any
+
+from porter.analyze.graph import Node
+from porter.analyze.symbols import contains, same
 from porter.transforms.expert_weights import ExpertWeights
 
 ROUTING = '''\
@@ -20,6 +24,34 @@ def unpack_routing(
     return weights, experts.to(torch.int32)
 '''
 
+# What vLLM's load balancer asks of the class with the head (`MixtureOfExperts`).
+_BALANCED = """\
+self.moe_layers = [m for m in self.{child}.modules() if isinstance(m, MoERunner)]
+self.num_moe_layers = len(self.moe_layers)
+self.num_expert_groups = 1
+self.num_shared_experts = 0
+self.num_routed_experts = {count}
+self.num_logical_experts = self.num_routed_experts
+self.num_redundant_experts = (
+    vllm_config.parallel_config.eplb_config.num_redundant_experts
+)
+self.num_physical_experts = self.num_logical_experts + self.num_redundant_experts
+self.num_local_physical_experts = 0
+if self.moe_layers:
+    moe_config = self.moe_layers[0].moe_config
+    self.num_local_physical_experts = moe_config.num_local_experts"""
+
+BALANCE_METHOD = """\
+    def update_physical_experts_metadata(
+        self, num_physical_experts: int, num_local_physical_experts: int
+    ) -> None:
+        assert self.num_local_physical_experts == num_local_physical_experts
+        self.num_physical_experts = num_physical_experts
+        self.num_redundant_experts = num_physical_experts - self.num_logical_experts
+        for layer in self.moe_layers:
+            layer.update_expert_map()
+"""
+
 _SPLIT = '''\
     def _split_experts(
         self, weights: Iterable[tuple[str, torch.Tensor]]
@@ -29,6 +61,24 @@ _SPLIT = '''\
 {branches}
             else:
                 yield name, weight'''
+
+
+def expert_count(nodes: list[Node]) -> Any | None:
+    """How many experts every layer of experts has: what the load balancer can spread.
+    None where there are none, or layers differ."""
+    counts = [
+        n.attrs["module"].replaced.args["num_experts"]
+        for n in nodes
+        if n.op == "fused_moe"
+    ]
+    if not counts or any(not same(c, counts[0]) for c in counts):
+        return None
+    return None if contains(counts[0], "layer") else counts[0]
+
+
+def balance_lines(child: str, count: str) -> list[str]:
+    """Statements of the constructor of the class with the head."""
+    return _BALANCED.format(child=child, count=count).split("\n")
 
 
 def split_method(plans: list[ExpertWeights]) -> str:

@@ -5,8 +5,15 @@ from dataclasses import replace
 
 from porter.profiles import vllm_0_32
 
+# Ports for this release have neither latent caches nor experts.
+_LATER = {"MLAAttention", "MixtureOfExperts", "MoERunner", "get_current_vllm_config"}
+
 PROFILE = replace(
     vllm_0_32.PROFILE,
+    imports={
+        module: tuple(name for name in names if name not in _LATER)
+        for module, names in vllm_0_32.IMPORTS.items()
+    },
     release="0.26",
     measured="0.26.0",
     without=("substitute_latent",),

@@ -11,7 +11,7 @@ IMPORTS = {
     ),
     "vllm.model_executor.layers.activation": ("get_act_and_mul_fn", "get_act_fn"),
     "vllm.model_executor.layers.attention": ("Attention", "MLAAttention"),
-    "vllm.model_executor.layers.fused_moe": ("FusedMoEFactory",),
+    "vllm.model_executor.layers.fused_moe": ("FusedMoEFactory", "MoERunner"),
     "vllm.model_executor.layers.layernorm": ("GemmaRMSNorm", "RMSNorm"),
     "vllm.model_executor.layers.linear": (
         "ColumnParallelLinear", "MergedColumnParallelLinear", "QKVParallelLinear",
@@ -25,7 +25,7 @@ IMPORTS = {
     ),
     "vllm.model_executor.model_loader.weight_utils": ("sharded_weight_loader",),
     "vllm.model_executor.models.interfaces": (
-        "SupportsLoRA", "SupportsPP", "SupportsQuant",
+        "MixtureOfExperts", "SupportsLoRA", "SupportsPP", "SupportsQuant",
     ),
     "vllm.model_executor.models.utils": (
         "AutoWeightsLoader", "PPMissingLayer", "WeightsMapper", "extract_layer_index",

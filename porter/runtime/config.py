@@ -54,11 +54,20 @@ class CacheConfig:
 
 
 @dataclass
+class EPLBConfig:
+    """Of vLLM's balancer of experts; the bundled runtime has none."""
+
+    num_redundant_experts: int = 0
+
+
+@dataclass
 class ParallelConfig:
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
     data_parallel_size: int = 1
     enable_expert_parallel: bool = False
+    enable_eplb: bool = False
+    eplb_config: EPLBConfig = field(default_factory=EPLBConfig)
 
     @property
     def world_size(self) -> int:

@@ -114,6 +114,7 @@ _EMBEDDINGS = (
     "pad_vocab_size",
 )
 _INTERFACES = (
+    "MixtureOfExperts",
     "SupportsLoRA",
     "SupportsPP",
     "SupportsQuant",
@@ -153,7 +154,7 @@ SURFACE: dict[str, dict[str, Any]] = {
     },
     f"{_LAYERS}.attention.attention": _names(attention, ("Attention",)),
     "vllm.v1.attention.backend": _names(attention, ("AttentionType",)),
-    f"{_LAYERS}.fused_moe": _names(fused_moe, ("FusedMoEFactory",)),
+    f"{_LAYERS}.fused_moe": _names(fused_moe, ("FusedMoEFactory", "MoERunner")),
     f"{_LAYERS}.layernorm": _names(layernorm, ("GemmaRMSNorm", "LayerNorm", "RMSNorm")),
     f"{_LAYERS}.linear": {
         **_names(linear, _LINEARS),

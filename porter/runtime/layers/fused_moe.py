@@ -6,6 +6,7 @@ Either way every rank makes a part of the sum, which is all-reduced once.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -48,6 +49,14 @@ _NEUTRAL: dict[str, Any] = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class MoEConfig:
+    """num_local_experts: those of which this rank has weights."""
+
+    num_experts: int
+    num_local_experts: int
+
+
 class MoERunner(nn.Module):
     """Routes each token to its experts and sums up what they make.
 
@@ -67,6 +76,9 @@ class MoERunner(nn.Module):
     ) -> None:
         super().__init__()
         self.routed_experts = routed_experts
+        self.moe_config = MoEConfig(
+            routed_experts.num_experts, len(routed_experts.mine)
+        )
         self.top_k, self.renormalize, self.routing = top_k, renormalize, routing
         self.activation = activation
         self.weight_on_input = weight_on_input

@@ -7,6 +7,21 @@ from porter.runtime.config import VllmConfig
 from porter.runtime.layers.quantization import QuantizationConfig
 
 
+class MixtureOfExperts:
+    """What a balancer of experts asks for; the bundled runtime has none, so that each
+    logical expert is one physical expert."""
+
+    moe_layers: list[Any]
+    num_moe_layers: int
+    num_expert_groups: int
+    num_logical_experts: int
+    num_physical_experts: int
+    num_local_physical_experts: int
+    num_routed_experts: int
+    num_shared_experts: int
+    num_redundant_experts: int
+
+
 class SupportsLoRA:
     """The model's linear layers may carry adapters."""
 
