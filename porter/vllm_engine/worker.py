@@ -33,7 +33,8 @@ class RankReport:
     """One rank after loading.
 
     model_class: qualified name of the class that runs. file, digest: where it is from,
-    and the SHA-256 of the file's bytes. fused: kind -> number of uses.
+    and the SHA-256 of the file's bytes. fused: kind -> number of uses. local_experts:
+    of how many experts of a layer the rank has weights.
     """
 
     tp_rank: int
@@ -44,6 +45,7 @@ class RankReport:
     weights: WeightReport
     fused: dict[str, int] = field(default_factory=dict)
     cache_bytes_per_token: int | None = None
+    local_experts: int = 0
 
 
 class PorterWorker:
@@ -69,6 +71,7 @@ class PorterWorker:
             weights=getattr(model, "weight_report", WeightReport()),
             fused=count_fused(model),
             cache_bytes_per_token=cache_bytes(self.model_runner),
+            local_experts=local_experts(model),
         )
 
     def _allocate_intermediate(self) -> None:
@@ -135,3 +138,13 @@ def cache_bytes(runner: Any) -> int | None:
         // group.kv_cache_spec.block_size
         for group in config.kv_cache_groups
     )
+
+
+def local_experts(model: nn.Module) -> int:
+    """Of how many experts the first layer of experts has weights here."""
+    counts = (
+        module.moe_config.num_local_experts
+        for module in model.modules()
+        if type(module).__name__ in FUSED["experts"]
+    )
+    return next(counts, 0)

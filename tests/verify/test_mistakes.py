@@ -189,3 +189,8 @@ def test_foreign_sources_that_are_gone(tmp_path: Path) -> None:
 )
 def test_installed_sources_are_recognised(source: str, module: str | None) -> None:
     assert installed_module(source) == module
+
+
+def test_no_experts_to_spread(port: Path) -> None:
+    with pytest.raises(UsageError, match="no experts to spread"):
+        verify(port, tp=2, ep=True, max_tokens=2)
