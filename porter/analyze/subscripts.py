@@ -17,6 +17,7 @@ from porter.analyze.symbols import (
     same,
     unwrap,
 )
+from porter.analyze.torch_complex import Complex
 from porter.analyze.values import (
     MISSING,
     CacheLayer,
@@ -47,6 +48,8 @@ class Subscripts(Part):
             return self._index_expert(obj, index)
         if isinstance(obj, Node):
             return torch_parts.index(self, obj, index)
+        if isinstance(obj, Complex):
+            return Complex(self.subscript(part, index) for part in obj)
         if legacy_cache.is_past(obj) or isinstance(obj, legacy_cache.PastShape):
             return legacy_cache.item(self, obj, index)
         if isinstance(obj, (tuple, list)):

@@ -37,6 +37,8 @@ def call(interp, short: str, args: list, kwargs: dict) -> Any:
         if short == "complex":
             return Complex((first, second))
         cos, sin = (interp.elementwise(f, second) for f in ("cos", "sin"))
+        if _is_one(first) and len(first.axes) == len(second.axes):
+            return Complex((cos, sin))
         return Complex(el.binary(interp, "mul", first, part) for part in (cos, sin))
     if short == "view_as_complex" and isinstance(args[0], Node):
         from porter.analyze.torch_parts import select
@@ -48,6 +50,12 @@ def call(interp, short: str, args: list, kwargs: dict) -> Any:
     if args and isinstance(args[0], Complex):
         return method(interp, args[0], short, args[1:], kwargs)
     return NotImplemented
+
+
+def _is_one(x: Any) -> bool:
+    """A tensor of ones, which leaves what it is multiplied with as it is."""
+    filled = isinstance(x, Node) and x.op in ("fill", "fill_like")
+    return filled and constant(x.args[-1]) == 1
 
 
 def method(interp, x: Complex, name: str, args: list, kwargs: dict) -> Any:

@@ -16,7 +16,7 @@ from porter.analyze.graph import Factor, Node, feature_axis, walk
 from porter.analyze.symbols import Sym, arith, contains, unwrap
 from porter.transforms.base import Transform, settle
 from porter.transforms.matching import is_op
-from porter.transforms.substitute_rope import (
+from porter.transforms.rope_tables import (
     Table,
     match_table,
     rotated_head,
@@ -60,16 +60,19 @@ class KeepRope(Transform):
         tokens = table.positions.axes
         rows = self._rows(node, table, frame, tokens)
         low, high = (0, half) if which == 0 else (half, table.dim)
+        once = table.pairing == "once"
         part = self.make(
             "slice",
             (rows, low, high),
             node,
-            axes=(*tokens, feature_axis(half)),
+            axes=node.axes if once else (*tokens, feature_axis(half)),
             frame=frame,
             dim=-1,
             step=1,
         )
-        if table.pairing == "halves":  # the axes stay those that readers know
+        if once:
+            full = part
+        elif table.pairing == "halves":  # the axes stay those that readers know
             full = self.make("cat", ((part, part),), node, frame=frame, dim=-1)
         else:
             pairs = (*part.axes[-1], Factor(2, "", repeats=True))

@@ -184,7 +184,7 @@ class Fold:
 
 
 def _plain(node: Any, fn: str, parameters) -> Plain | None:
-    from porter.transforms.substitute_rope import _under_views
+    from porter.transforms.rope_tables import _under_views
 
     node, doubled = _under_views(node)
     scaling: Any = None
@@ -214,7 +214,7 @@ def _plain(node: Any, fn: str, parameters) -> Plain | None:
 
 
 def _product(place, frequency, pairing, scaling, parameters) -> Plain | None:
-    from porter.transforms.substitute_rope import _default_dim
+    from porter.transforms.rope_tables import _default_dim
 
     place, factor = _divided(place)
     if not is_op(place, "positions"):
