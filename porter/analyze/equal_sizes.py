@@ -85,7 +85,12 @@ def _parts(size) -> list:
 
 
 def _below(p, atom) -> bool:
-    return any(a == atom and e < 0 for monomial in p for a, e in monomial)
+    """Whether something is divided by the atom, which may be a sum, and stays so."""
+    return any(
+        (a == atom and e < 0) or (a[0] == "floordiv" and a[2] == atom)
+        for monomial in p
+        for a, e in monomial
+    )
 
 
 def _may_be_equal(a, b) -> bool:

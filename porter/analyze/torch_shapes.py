@@ -65,7 +65,7 @@ def rearranged(interp, x: Node, make, repeat: bool = False) -> Node:
     base = x
     if x.op == "rearrange" and x.frame is interp.frame and x.loop is interp.loop:
         base = x.args[0]
-    if axes == base.axes:
+    if _by_leaves(axes) == _by_leaves(base.axes):  # whatever was split elsewhere since
         return base
     return interp.node(
         "rearrange",
@@ -74,6 +74,10 @@ def rearranged(interp, x: Node, make, repeat: bool = False) -> Node:
         dtype=x.dtype,
         layout=tuple(tuple(id(f) for f in a) for a in axes),
     )
+
+
+def _by_leaves(axes) -> list[list[int]]:
+    return [[id(leaf) for leaf in ax.leaves(axis)] for axis in axes]
 
 
 def transpose(interp, x, dim0, dim1):

@@ -73,3 +73,11 @@ def test_the_check_has_no_common_factor() -> None:
     assert facts.require(left, right, (), HERE)
     assert same(facts.checked[0].left, A) and same(facts.checked[0].right, B)
     assert facts.same(left, right)
+
+
+def test_a_sum_is_as_good_as_a_field() -> None:
+    for sizes in ((A, arith("add", B, C)), (arith("add", B, C), A)):
+        facts = SizeFacts()
+        assert facts.require(*sizes, (), HERE)
+        assert facts.same(arith("mul", 2, A), arith("mul", 2, arith("add", B, C)))
+        assert not facts.same(A, B)
