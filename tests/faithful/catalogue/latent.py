@@ -19,6 +19,16 @@ SWAPPED = (
     "torch.split(kv_nope, [self.v_head_dim, self.qk_nope_head_dim], dim=-1)"
 )
 
+SHARED = "k_rot.expand(-1, k_nope.shape[1], -1, -1)"
+PARTS = (
+    "key_states[..., : self.qk_nope_head_dim].copy_(k_nope)",
+    "key_states[..., self.qk_nope_head_dim :].copy_(k_rot)",
+)
+TURNED = (
+    "key_states[..., self.qk_rope_head_dim :].copy_(k_nope)",
+    "key_states[..., : self.qk_rope_head_dim].copy_(k_rot)",
+)
+
 CASES = (
     attend("latent-not-normed", edits=((NORMED, "pass"),)),
     attend("latent-normed-twice", edits=((NORMED, f"{NORMED}\n{NORMED}"),), tp2=True),
@@ -55,10 +65,29 @@ CASES = (
         "latent-shared-key-halved",
         edits=(
             (
-                "k_rot.expand(-1, k_nope.shape[1], -1, -1)",
-                "0.5 * k_rot.expand(-1, k_nope.shape[1], -1, -1)",
+                SHARED,
+                f"0.5 * {SHARED}",
             ),
         ),
+    ),
+    attend(
+        "latent-tanh", edits=((NORMED, f"{NORMED}\nkv_nope = torch.tanh(kv_nope)"),)
+    ),
+    expand("latent-doubled", edits=((EXPANDED, "self.kv_b_proj(2 * kv_nope)"),)),
+    expand(
+        "latent-values-halved",
+        edits=((SPLIT, f"{SPLIT}\nvalue_states = 0.5 * value_states"),),
+    ),
+    expand(
+        "latent-values-with-their-keys",
+        edits=(
+            (SPLIT, f"{SPLIT}\nvalue_states = value_states + k_nope.mean(-1, True)"),
+        ),
+    ),
+    expand("latent-rotated-part-first", edits=tuple(zip(PARTS, TURNED, strict=True))),
+    expand(
+        "latent-shared-key-of-each-head",
+        edits=((SHARED, f"{SHARED} + k_nope.mean(-1, True)"),),
     ),
     expand(
         "latent-less-the-mean",
