@@ -76,8 +76,8 @@ def test_the_check_has_no_common_factor() -> None:
 
 
 def test_a_sum_is_as_good_as_a_field() -> None:
-    for sizes in ((A, arith("add", B, C)), (arith("add", B, C), A)):
+    for left, right in ((A, arith("add", B, C)), (arith("add", B, C), A)):
         facts = SizeFacts()
-        assert facts.require(*sizes, (), HERE)
+        assert facts.require(left, right, (), HERE)
         assert facts.same(arith("mul", 2, A), arith("mul", 2, arith("add", B, C)))
         assert not facts.same(A, B)
