@@ -46,5 +46,10 @@ class MirrorEngine:
     def prefill_logits(self, prompts: list[list[int]]) -> list[torch.Tensor]:
         return [t.logits for t in trace_reference(self.model, prompts, 1)]
 
+    @property
+    def cache_bytes_per_token(self) -> None:
+        """It caches nothing."""
+        return None
+
     def fused_modules(self) -> dict[str, int]:
         return {"qkv": 0}
