@@ -11,6 +11,7 @@ from typing import Any
 
 from porter.analyze import axes as ax
 from porter.analyze import hf_api
+from porter.analyze.as_built import as_built
 from porter.analyze.attributes import Attributes
 from porter.analyze.cached_layers import CachedLayers
 from porter.analyze.calls import Calls
@@ -147,6 +148,8 @@ class Interpreter(
         """A new operation; the same one made twice in one call is one node."""
         for arg in args:
             self._reject_unknown(arg, op)
+        if self.frame is None:
+            args = tuple(as_built(op, a) for a in args)
         building = self.under_construction[-1] if self.under_construction else None
         frame_key = id(self.frame), id(self.loop), id(building)
         parts = tuple(_arg_key(a) for a in (*args, *attrs.values()))

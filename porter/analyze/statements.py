@@ -622,7 +622,13 @@ def _under_casts(node: Node) -> Node:
 
 
 def _shares_storage(a: Node, b: Node) -> bool:
-    return _storage(a) is _storage(b)
+    return _memory(a) is _memory(b)
+
+
+def _memory(node: Node) -> Node:
+    """The tensor whose memory it is; a buffer is the tensor that was registered."""
+    node = _storage(node)
+    return _memory(node.args[0]) if node.op == "buffer" else node
 
 
 def _storage(node: Node) -> Node:

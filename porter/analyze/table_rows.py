@@ -62,7 +62,14 @@ def _rearrange(interp, x: Node, ids: Node) -> Node | None:
     inner = at_rows(interp, base, ids)
     if inner is None:
         return None
-    return rearranged(interp, inner, lambda: (*ids.axes, *x.axes[_row(x) + 1 :]))
+    tail = inner.axes[len(ids.axes) :]
+    remade = dict(zip(map(_factors, base.axes[_row(base) + 1 :]), tail, strict=False))
+    axes = [remade.get(_factors(axis), axis) for axis in x.axes[_row(x) + 1 :]]
+    return rearranged(interp, inner, lambda: (*ids.axes, *axes))
+
+
+def _factors(axis) -> tuple[int, ...]:
+    return tuple(map(id, axis))
 
 
 def _slice(interp, x: Node, ids: Node) -> Node | None:

@@ -298,6 +298,8 @@ class ClassScope:
                 raise self.gap(node, "a parameter of another module is used here")
             if name in self.inst.attrs and self.inst.attrs[name] is not node:
                 name = f"{owner.name}_{name}"
+        if self.attrs.get(name, node) is not node:
+            raise self.gap(node, f"`{name}` is two tensors in this class")
         self.attrs[name] = node
         return name
 

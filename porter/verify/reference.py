@@ -10,6 +10,8 @@ import json
 import linecache
 import sys
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +112,8 @@ def foreign_class(model_dir: Path, trust_remote_code: bool) -> type:
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
     try:
-        return get_class_from_dynamic_module(reference, str(model_dir))
+        with _on_path(model_dir):
+            return get_class_from_dynamic_module(reference, str(model_dir))
     except (
         Exception
     ) as error:  # its code is written for some release, and some packages
@@ -118,6 +121,17 @@ def foreign_class(model_dir: Path, trust_remote_code: bool) -> type:
             f"{model_dir}: its own code can't be imported here: "
             f"{type(error).__name__}: {error}"
         ) from error
+
+
+@contextmanager
+def _on_path(folder: Path) -> Iterator[None]:
+    """Where `from configuration_x import X` finds the file beside the model's."""
+    entry = str(folder.resolve())
+    sys.path.insert(0, entry)
+    try:
+        yield
+    finally:
+        sys.path.remove(entry)
 
 
 def load_reference(
