@@ -97,6 +97,7 @@ from porter.analyze.torch_shapes import (
     unflatten,
     unsqueeze,
     view,
+    view_as,
 )
 from porter.analyze.values import (
     DEVICE,
@@ -238,7 +239,8 @@ _TABLE: dict[str, Any] = {
     "masked_fill": masked_fill, "pow": pow_, "square": square, "rsub": rsub,
     "addcmul": addcmul, "to": to, "type": to, "type_as": type_as,
     "contiguous": same_value, "clone": same_value, "detach": same_value,
-    "dropout": dropout, "view": view, "reshape": view, "transpose": transpose,
+    "dropout": dropout, "view": view, "reshape": view, "view_as": view_as,
+    "reshape_as": view_as, "transpose": transpose,
     "swapaxes": transpose, "t": t, "permute": permute, "unsqueeze": unsqueeze,
     "squeeze": squeeze, "flatten": flatten, "unflatten": unflatten, "expand": expand,
     "expand_as": expand_as, "broadcast_to": expand, "repeat": repeat,

@@ -37,6 +37,11 @@ def view(interp, x: Node, *sizes, **kwargs):
     return rearranged(interp, x, lambda: axes)
 
 
+def view_as(interp, x: Node, other: Node):
+    """x.view_as(other), x.reshape_as(other): the elements of x in the other's shape."""
+    return view(interp, x, *(axis_size(axis) for axis in other.axes))
+
+
 def _folds(axis) -> bool:
     return has_role(axis, "seq") and any(not f.role for f in axis)
 
