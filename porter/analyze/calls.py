@@ -12,6 +12,7 @@ from porter.analyze import (
     torch_elementwise,
     torch_ops,
 )
+from porter.analyze.choices import call_choice
 from porter.analyze.graph import Node
 from porter.analyze.part import Part
 from porter.analyze.symbols import (
@@ -89,11 +90,7 @@ class Calls(Part):
         if isinstance(fn, Class):
             return self.instantiate(fn, args, kwargs)
         if isinstance(fn, Choice):
-            with self.assuming(fn.cond, True):
-                a = self.call(fn.then, args, kwargs)
-            with self.assuming(fn.cond, False):
-                b = self.call(fn.other, args, kwargs)
-            return self.join(fn.cond, a, b)
+            return call_choice(self, fn, args, kwargs)
         if isinstance(fn, hf_api.RopeInit):
             return fn.call(self, args, kwargs)
         if isinstance(fn, External):

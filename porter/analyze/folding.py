@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from porter.analyze.old_configs import standardized, written_before
 from porter.analyze.symbols import Sym, key, unwrap
 from porter.config_class import ConfigClass
 from porter.gap import UsageError
@@ -48,6 +49,8 @@ class Folding:
     def __init__(self, given: dict[str, Any], fields: ConfigClass):
         self.values = _defaults(fields)
         self.values |= {fields.canonical(name): v for name, v in given.items()}
+        if self.values.get("rope_parameters") is None and written_before(fields):
+            self.values["rope_parameters"] = standardized(self.values)
         self.used: dict[str, Any] = {}
         self.decided: dict[Any, Decided] = {}
 

@@ -284,7 +284,7 @@ class Interpreter(
             a = a.then
         if isinstance(b, Choice) and same(b.cond, cond):
             b = b.other
-        if a is b or (is_scalar(a) and is_scalar(b) and same(a, b)):
+        if _unchanged(a, b):
             return a
         if key(negate(cond)) == FIRST.key:
             cond, a, b = FIRST, b, a
@@ -506,6 +506,20 @@ class Interpreter(
                 fn.config_defaults |= last == "merge_with_config_defaults"
             elif not isinstance(value, Opaque):
                 raise self.gap(f"the decorator on `{fn.name}` is code of the source's")
+
+
+def _unchanged(a, b) -> bool:
+    """Whether both sides of a branch left a value as it was; each has its own copy of a
+    dictionary or list."""
+    if a is b or (is_scalar(a) and is_scalar(b) and same(a, b)):
+        return True
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(_unchanged(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(_unchanged, a, b))
+    return False
 
 
 def _sink_apart(a: Node, b: Node) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from porter.analyze.symbols import Sym, compare, config_field, unwrap
 from porter.analyze.values import Config
+from porter.config_class import ConfigClass
 
 _THETA = ("rope_theta", "rotary_emb_base")
 _PARTIAL = ("partial_rotary_factor", "rotary_pct", "rotary_emb_fraction")
@@ -17,11 +18,20 @@ _SCALING = "rope_scaling"
 
 def is_old(config: Config) -> bool:
     """Whether the config class is written as before `rope_parameters`."""
-    fields = config.fields
-    if fields is None:
-        return False
+    return config.fields is not None and written_before(config.fields)
+
+
+def written_before(fields: ConfigClass) -> bool:
     own = any(name in fields.fields for name in _THETA)
     return own or not fields.declares("rope_parameters")
+
+
+def standardized(values: dict[str, Any]) -> dict[str, Any]:
+    """The `rope_parameters` that transformers 5 makes of a config's old fields."""
+    scaling = values.get(_SCALING) or {}
+    made = {"rope_type": scaling.get("type", "default"), **scaling}
+    theta = next((values[n] for n in _THETA if values.get(n) is not None), None)
+    return made if theta is None else {"rope_theta": theta, **made}
 
 
 def parameters_of(config: Config) -> Sym:

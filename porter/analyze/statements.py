@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from porter.analyze import legacy_cache
+from porter.analyze.constants import lasting
 from porter.analyze.expert_loops import any_pairs
 from porter.analyze.families import EachKey
 from porter.analyze.graph import Loop, Node, iter_nodes
@@ -275,6 +276,9 @@ class Statements(Part):
             if obj.leaf and name in ("weight", "bias") and name not in obj.attrs:
                 self._set_parameter(obj, name, value)
                 return
+            if not self._building(obj) and obj.attrs.get(name, value) is None:
+                value = lasting(self, obj, name, value)
+                self.written.append((obj, name, None))
             obj.attrs[name] = value
             for node in _nodes_of(value):
                 node.attrs.setdefault("slot", (obj, name))

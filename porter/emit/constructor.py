@@ -3,6 +3,7 @@
 import textwrap
 from typing import Any
 
+from porter.analyze.constants import hoisted, is_constant
 from porter.analyze.graph import Node
 from porter.analyze.symbols import (
     WRAPPERS,
@@ -16,7 +17,7 @@ from porter.analyze.symbols import (
     unwrap,
 )
 from porter.analyze.values import Activation, Choice, Module, does_nothing
-from porter.emit.construction import ConstructorBody, hoisted, is_constant
+from porter.emit.construction import ConstructorBody
 from porter.emit.experts import expert_count
 from porter.emit.scope import ClassScope, is_list
 from porter.gap import Gap, Refused
