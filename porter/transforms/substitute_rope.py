@@ -33,12 +33,10 @@ class SubstituteRope(Transform):
         for attend in [n for n in self.nodes() if n.op == "attend"]:
             q, k = attend.args[0], attend.args[1]
             sizes = self.facts.interpreter.sizes
-            cond, turned = _conditional(q, k, sizes.same)
+            cond, side, turned = _conditional(q, k, sizes.same)
             found = [self._rotation(t) for t in turned]
-            if cond is not None and not _spared(found, q, k):
-                continue  # without rope something else is done than nothing
             if found[0] and found[1] and found[0].table.same_as(found[1].table):
-                self._replace_pair(attend, (q, k), found, cond)
+                self._replace_pair(attend, (q, k), found, cond, side)
             elif cond is not None:
                 continue
             elif not (found[0] is None and found[1] is None):
@@ -53,15 +51,22 @@ class SubstituteRope(Transform):
             "owner": attend.frame.inst if attend.frame else None,
         }
 
-    def _replace_pair(self, attend: Node, states, found, cond) -> None:
+    def _replace_pair(self, attend: Node, states, found, cond, side: int) -> None:
         args = (found[0].table.positions, found[0].x, found[1].x)
         attrs = self._attrs(attend, found[0].table)
         pair = self.make("rope", args, attend, cond=cond, **attrs)
         for i, (node, rotation) in enumerate(zip(states, found, strict=True)):
             new = self.make("item", (pair, i), node, axes=rotation.x.axes)
+            if cond is not None and not _spares(rotation, node, side):
+                new = self._beside(node, new, side)  # without rope it is changed too
             self.change(
                 node, new, "x * cos + rotate(x) * sin is vLLM's rotary embedding"
             )
+
+    def _beside(self, node: Node, rotated: Node, side: int) -> Node:
+        """`rotated` where the layer has rope, what the source has where it hasn't."""
+        arms = (rotated, node.args[2]) if side == 1 else (node.args[1], rotated)
+        return self.make("phi", (node.args[0], *arms), node, axes=node.axes)
 
     def _replace_one(self, attend: Node, node: Node, rotation: Rotation) -> None:
         args = (rotation.table.positions, rotation.x)
@@ -92,24 +97,27 @@ class SubstituteRope(Transform):
 
 
 def _conditional(q: Node, k: Node, equal):
-    """(cond, (q, k) where it holds) of operands that are rotated in some layers only."""
+    """(cond, side, (q, k) where it holds) of operands that are rotated in some layers
+    only; side: which argument of the two choices that is."""
     if is_op(q, "phi") and is_op(k, "phi") and same(q.args[0], k.args[0]):
         for side in (1, 2):
-            if match_rotation(q.args[side], equal) is not None:
+            turned = tuple(_taken(n.args[side], n.args[0], side) for n in (q, k))
+            if match_rotation(turned[0], equal) is not None:
                 cond = q.args[0] if side == 1 else negate(q.args[0])
-                return cond, (q.args[side], k.args[side])
-    return None, (q, k)
+                return cond, side, turned
+    return None, 0, (q, k)
 
 
-def _spared(found, q: Node, k: Node) -> bool:
-    """Whether the layers without rope leave queries and keys as they are."""
-    for rotation, node in zip(found, (q, k), strict=True):
-        if rotation is None:
-            return False
-        plain = [strip_casts(a) for a in node.args[1:]]
-        if strip_casts(rotation.x) not in plain:
-            return False
-    return True
+def _taken(node: Node, cond, side: int) -> Node:
+    """What is left of a value where the condition is known."""
+    while is_op(node, "phi") and same(node.args[0], cond):
+        node = node.args[side]
+    return node
+
+
+def _spares(rotation: Rotation, node: Node, side: int) -> bool:
+    """Whether the layers without rope leave queries or keys as they are."""
+    return strip_casts(rotation.x) is strip_casts(node.args[3 - side])
 
 
 def match_rotation(node: Node, equal) -> Rotation | None:
