@@ -104,15 +104,20 @@ class Body:
                 outs = item.call.outputs
             else:
                 assert item.node is not None
-                outs = self._siblings(item.node)
+                outs = [item.node]
             uses = [r for out in outs for _, r in self.readers.get(out.id, [])]
             regions[item.key] = _common(uses)
+            self._together(item, regions)
             self._record_reads(item, regions[item.key])
         self.regions = regions
         self.items = {i.key: i for i in order}
 
-    def _siblings(self, node: Node) -> list[Node]:
-        return [node]
+    def _together(self, item: _Item, regions: dict[int, Region]) -> None:
+        """What is unpacked in one statement stands where the whole is made."""
+        if item.node is not None and item.node.op == "rope":
+            for reader in self.graph.readers.get(item.node.id, []):
+                if reader.op == "item" and reader.id in regions:
+                    regions[reader.id] = regions[item.key]
 
     def _record_reads(self, item: _Item, region: Region) -> None:
         node = item.node

@@ -32,6 +32,8 @@ class FlattenTokens(Transform):
             ):
                 self._flat_result(node)
         settle(self.facts)
+        self._lower()
+        settle(self.facts)
         self._collapse()
         settle(self.facts)
         for node in self.nodes():
@@ -82,6 +84,20 @@ class FlattenTokens(Transform):
         node.forward = view
         flat.hints = node.hints
 
+    def _lower(self) -> None:
+        """Axes of one element that line a weight up with the batch's axis go with it."""
+        readers = self.users()
+        for node in self.nodes():
+            if node.op != "rearrange" or not node.axes or node.axes[0] != ():
+                continue
+            used = readers.get(node.id, [])
+            if any(f.role for axis in node.axes for f in axis) or not used:
+                continue
+            if all(r.op in _ELEMENTWISE and _has_tokens(r) for r in used):
+                first = next((i for i, a in enumerate(node.axes) if a), len(node.axes))
+                lower = self.make("rearrange", node.args, node, axes=node.axes[first:])
+                node.forward = lower
+
     def _collapse(self) -> None:
         for node in self.nodes():
             while node.op == "rearrange" and node.args[0].final.op == "rearrange":
@@ -93,6 +109,13 @@ class FlattenTokens(Transform):
         except AxisError as error:
             raise self.gap(node.span, str(error)) from error
         return tokens, [leaf_ids(axis) for axis in features]
+
+
+_ELEMENTWISE = ("add", "sub", "mul", "truediv", "pow")
+
+
+def _has_tokens(node: Node) -> bool:
+    return any(f.role == "seq" for axis in node.axes for f in axis)
 
 
 def leaf_ids(axis: Axis) -> list[int]:
