@@ -2,14 +2,14 @@
 that isn't there, and what model files of 2023 do. It is read by convert and run by verify.
 """
 
-import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 from porter.convert import convert
-from porter.gap import UsageError
+from porter.gap import Refused, UsageError
 from porter.verify import verify
 
 FOLDER = Path(__file__).resolve().parents[2] / "fixtures" / "remote" / "dunlin"
@@ -27,27 +27,29 @@ def test_its_port_equals_it(port: Path) -> None:
         verify(port)
     result = verify(port, trust_remote_code=True)
     assert result.passed, result.failures
-    assert result.fused["rope"] == 2
-    assert result.fused["qkv"] == 2
+    assert result.fused["rope"] == 4
+    assert result.fused["qkv"] == 4
 
 
 def test_its_own_code_is_on_no_path_afterwards(port: Path) -> None:
-    import sys
-
     before = list(sys.path)
     verify(port, trust_remote_code=True, invariances=False)
     assert sys.path == before
 
 
 def test_the_kind_of_rope_that_no_port_can_follow_is_refused_at_load(
-    port: Path, tmp_path: Path
+    port: Path,
 ) -> None:
-    text = port.read_text()
-    assert "rope_type'] != 'default' isn't supported" in text
-    folder = tmp_path / "stretched"
+    """It isn't that of the config class's defaults, so the port is made without it."""
+    with pytest.raises(Exception, match="stretched isn't supported"):
+        verify(port, trust_remote_code=True, config_overrides={"stretched": True})
+
+
+def test_a_folder_that_asks_for_it_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "dunlin"
     shutil.copytree(FOLDER, folder)
-    config = json.loads((folder / "config.json").read_text())
-    config["rope_scaling"] = {"type": "linear", "factor": 2.0}
-    (folder / "config.json").write_text(json.dumps(config))
-    result = convert(folder)
-    assert "rope_type'] != 'default' isn't supported" in result.text
+    text = (folder / "configuration_dunlin.py").read_text()
+    text = text.replace("stretched=False", "stretched=True")
+    (folder / "configuration_dunlin.py").write_text(text)
+    with pytest.raises(Refused, match="mixes tokens"):
+        convert(folder)
