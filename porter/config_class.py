@@ -35,6 +35,12 @@ class ConfigClass:
         name = "partial_rotary_factor"
         return name in self.words or name in self.fields or name in self.aliases
 
+    @property
+    def names_proportional(self) -> bool:
+        """Whether the class has the rope type that rotates a part of all frequencies: there
+        partial_rotary_factor is the type's own."""
+        return "proportional" in self.words
+
     def is_size(self, name: str) -> bool:
         """A number that the class never leaves None: used as a size, it isn't 0."""
         if name not in self.fields or name in self.optional:

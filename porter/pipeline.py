@@ -9,6 +9,7 @@ from porter.transforms.fuse_qkv import FuseQkv
 from porter.transforms.keep_rope import KeepRope
 from porter.transforms.lift_embedding import LiftEmbedding
 from porter.transforms.place_parallel import PlaceParallel
+from porter.transforms.share_caches import ShareCaches
 from porter.transforms.sink_layer_values import SinkLayerValues
 from porter.transforms.substitute_attention import SubstituteAttention
 from porter.transforms.substitute_experts import SubstituteExperts
@@ -36,6 +37,7 @@ TRANSFORMS: tuple[type[Transform], ...] = (
     SubstituteLatent,
     # flatten: batch and sequence become the one token axis
     FlattenTokens,
+    ShareCaches,
     # thread: what vLLM asks the model's classes for
     LiftEmbedding,
 )

@@ -13,6 +13,7 @@ from porter.analyze import (
 )
 from porter.analyze.expert_loops import PAIRS, ExpertHit, ExpertIndex, PairIndex
 from porter.analyze.graph import Node
+from porter.analyze.layer_configs import LayerConfig
 from porter.analyze.part import Part
 from porter.analyze.symbols import (
     Sym,
@@ -73,6 +74,8 @@ class Attributes(Part):
             return self.module_attribute(obj, name)
         if isinstance(obj, Config):
             return self.config_attribute(obj, name)
+        if isinstance(obj, LayerConfig):
+            return obj.attribute(name)
         if isinstance(obj, Node):
             return torch_ops.tensor_attribute(self, obj, name)
         if isinstance(obj, Super):
@@ -131,6 +134,8 @@ class Attributes(Part):
             "get",
             "keys",
         ):
+            return ExternalMethod(obj, name)
+        if inner.op in ("field", "slice") and name == "index":
             return ExternalMethod(obj, name)
         if name in ("lower", "upper", "startswith", "endswith", "split", "item"):
             return ExternalMethod(obj, name)

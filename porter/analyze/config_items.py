@@ -3,6 +3,15 @@
 from typing import Any
 
 from porter.analyze.symbols import Sym, unwrap
+from porter.analyze.values import Opaque, is_scalar
+
+
+def sliced(holder, index: slice) -> Any:
+    """holder[a:b:c] of a config's list; what the bounds are may depend on the config."""
+    bounds = (index.start, index.stop, index.step)
+    if not all(is_scalar(bound) for bound in bounds):
+        return Opaque("items at unknown places")
+    return Sym("slice", (unwrap(holder), *bounds))
 
 
 def read_item(holder, name, plain: Sym | None = None) -> Any:

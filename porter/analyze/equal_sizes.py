@@ -117,7 +117,11 @@ def _of_config(size) -> bool:
         return True
     if inner.op in ("runtime", "node_value", "rope_scaling"):
         return False
-    if inner.op == "call" and inner.args[0] in ("rope_frequencies", "slice_of"):
+    if (
+        inner.op == "slice"
+        or inner.op == "call"
+        and inner.args[0] == "rope_frequencies"
+    ):
         return False
     return all(_of_config(a) for a in inner.args)
 

@@ -18,6 +18,7 @@ from porter.analyze.graph import (
     seq_axis,
 )
 from porter.analyze.initialisation import initialise
+from porter.analyze.layer_configs import LayerConfig
 from porter.analyze.positions import is_all_ones
 from porter.analyze.symbols import (
     Sym,
@@ -111,7 +112,11 @@ class RopeInit(External):
         object.__setattr__(self, "rope_type", rope_type)
 
     def call(self, interp, args: list, kwargs: dict):
-        given = [a for a in [*args, *kwargs.values()] if isinstance(a, Config)]
+        given = [
+            a.config if isinstance(a, LayerConfig) else a
+            for a in [*args, *kwargs.values()]
+            if isinstance(a, (Config, LayerConfig))
+        ]
         if not given or given[0].path != interp.config.path:
             raise interp.gap("rope is initialised from another config")
         if any(name != "rope_parameters" for name, _ in given[0].changed):
@@ -174,6 +179,8 @@ def call(interp, name: str, args: list, kwargs: dict) -> Any:
     if name in ("torch.nn.Buffer", "torch.nn.parameter.Buffer"):
         persistent = kwargs.get("persistent", args[1] if len(args) > 1 else True)
         return stored(interp, "buffer", args[0], persistent)
+    if name in ("collections.UserDict", "collections.OrderedDict") and not args:
+        return dict(kwargs)
     if name in ("copy.copy", "copy.deepcopy") and isinstance(args[0], Config):
         return Config(args[0].path, args[0].fields, args[0].changed, copied=True)
     if name.startswith(("transformers.initialization.", "torch.nn.init.")):

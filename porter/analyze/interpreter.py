@@ -35,6 +35,7 @@ from porter.analyze.legacy_cache import FIRST, Record, joined
 from porter.analyze.operators import Operators
 from porter.analyze.own_products import whole_layer
 from porter.analyze.settling import beyond_length
+from porter.analyze.shared_states import SharedStates, is_left
 from porter.analyze.statements import Statements
 from porter.analyze.subscripts import Subscripts
 from porter.analyze.symbols import (
@@ -86,6 +87,7 @@ class Interpreter(
     Families,
     ExpertLoops,
     CachedLayers,
+    SharedStates,
 ):
     def __init__(self, sources: SourceSet, file: SourceFile, config: Config):
         self.sources, self.config = sources, config
@@ -363,10 +365,12 @@ class Interpreter(
         cond = unwrap(cond)
         if isinstance(cond, Sym) and cond.op == "not":
             cond, a, b = cond.args[0], b, a
-        inits = [n for n in (a, b) if n.op == "rope_init"]
+        a, b = _side_of(a, cond, True), _side_of(b, cond, False)
+        inits = [n for n in (a, b) if n.op == "rope_init" or is_left(n)]
         if len(inits) == 1:  # as wide as the other side, or the source itself fails
-            axes = (b if inits[0] is a else a).axes
-            return self.node("phi", (cond, a, b), axes, dtype="float32")
+            known = b if inits[0] is a else a
+            dtype = "float32" if inits[0].op == "rope_init" else known.dtype
+            return self.node("phi", (cond, a, b), known.axes, dtype=dtype)
         axes = self._joined_axes(cond, a, b)
         for side in (a, b):
             ax.tie(axes, side.axes)
@@ -520,6 +524,13 @@ def _unchanged(a, b) -> bool:
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(map(_unchanged, a, b))
     return False
+
+
+def _side_of(node: Node, cond, holds: bool) -> Node:
+    """What a choice is on one side of its own condition."""
+    while node.op == "phi" and key(node.args[0]) == key(cond):
+        node = node.args[1 if holds else 2]
+    return node
 
 
 def _sink_apart(a: Node, b: Node) -> bool:

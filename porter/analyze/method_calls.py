@@ -32,6 +32,7 @@ from porter.analyze.values import (
     Module,
     Opaque,
     Super,
+    is_scalar,
 )
 
 
@@ -75,6 +76,8 @@ def method(interp, obj, name: str, args: list, kwargs: dict) -> Any:
             return read_item(obj, args[0], Sym("get", (unwrap(obj), args[0], default)))
         if name == "item":
             return obj
+        if name == "index" and len(args) == 1 and is_scalar(args[0]):
+            return Sym("method", (unwrap(obj), name, args[0]))
     if isinstance(obj, (Dtype, DtypeOf)):
         return False if name == "is_complex" else True
     raise interp.gap(f"`.{name}()` of a {type(obj).__name__} isn't followed")

@@ -173,7 +173,11 @@ class Operators(Part):
 
     def is_size(self, value) -> bool:
         fields = self.config.fields
-        if fields is None or not (isinstance(value, Sym) and value.op == "field"):
+        if fields is None or not isinstance(value, Sym):
+            return False
+        if value.op == "of":  # of one layer's config, which is of the same class
+            return fields.is_size(value.args[1])
+        if value.op != "field":
             return False
         return value.args[0] == self.config.path and fields.is_size(value.args[1])
 
@@ -272,7 +276,7 @@ class Operators(Part):
             if name in fields.fields and name not in fields.optional:
                 return False
             return Sym("is_none", (inner,))
-        if inner.op in ("item", "get", "call"):
+        if inner.op in ("item", "get", "call", "of"):
             return Sym("is_none", (inner,))
         if inner.op == "or_default":
             return Sym("is_none", (inner,)) if inner.args[2] is None else False
@@ -324,7 +328,7 @@ class Operators(Part):
             scaling = old_configs.scaling_is_none(self.config, inner)
             if scaling is not None:
                 return self.decide(scaling) if scaling is False else negate(scaling)
-            if inner.op in ("field", "item", "get", "call", "or_default"):
+            if inner.op in ("field", "item", "get", "call", "or_default", "of"):
                 return self.decide(Sym("truthy", (inner,)))
             if not is_positive(inner):
                 return self.decide(compare("ne", inner, 0))

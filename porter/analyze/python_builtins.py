@@ -10,6 +10,7 @@ from porter.analyze.graph import (
     Node,
 )
 from porter.analyze.inequalities import larger_of
+from porter.analyze.layer_configs import LayerConfig
 from porter.analyze.sequences import SymList
 from porter.analyze.symbols import (
     Sym,
@@ -187,6 +188,8 @@ def _getattr(interp, obj, name, *default):
         if old_configs.lacks(obj, name):
             return default[0]
         return Sym("or_default", (obj.path, name, default[0]))
+    if isinstance(obj, LayerConfig) and obj.declares(name):
+        return obj.attribute(name)
     if isinstance(obj, Module):
         if not default or _module_has(interp, obj, name):
             return interp.module_attribute(obj, name)

@@ -13,6 +13,7 @@ from porter.analyze.graph import Loop, Node, iter_nodes
 from porter.analyze.part import Part
 from porter.analyze.sequences import SymList, SymRange
 from porter.analyze.settling import settled
+from porter.analyze.shared_states import Left, Shelf
 from porter.analyze.symbols import (
     LAYER,
     Sym,
@@ -227,7 +228,10 @@ class Statements(Part):
                 names.append((self.depth, name))
 
     def _unpack(self, target, value, env) -> None:
-        items = self.sequence(value)
+        if isinstance(value, Left):
+            items = [self.left_item(value, i) for i in range(len(target.elts))]
+        else:
+            items = self.sequence(value)
         stars = [i for i, t in enumerate(target.elts) if isinstance(t, ast.Starred)]
         if stars:
             head = stars[0]
@@ -254,6 +258,8 @@ class Statements(Part):
         elif isinstance(container, list) and isinstance(index, int):
             self.forbid_in_each(container, value)
             container[index] = value
+        elif isinstance(container, Shelf):
+            self.leave(container, index, value)
         elif isinstance(container, Node):
             self._refuse_shared(container, target.value, env)
             self.assign(target.value, fill_item(self, container, index, value), env)
@@ -474,6 +480,7 @@ class Statements(Part):
             raise self.gap("a loop over layers inside another isn't followed")
         start, stop = bounds or (0, None)
         loop = Loop(modules, self.frame, self.span(), None, [], stmt, stop, start)
+        self.open_shelves(stmt.body, env)
         carried = {}
         assigned = _assigned_names(stmt.body)
         for name in [n for n in env.vars if n in assigned]:

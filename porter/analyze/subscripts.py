@@ -3,11 +3,13 @@
 from typing import Any
 
 from porter.analyze import hf_api, legacy_cache, old_configs, torch_parts
-from porter.analyze.config_items import read_item
+from porter.analyze.config_items import read_item, sliced
 from porter.analyze.expert_loops import ExpertHit, ExpertIndex
 from porter.analyze.graph import Node
+from porter.analyze.layer_configs import layer_config
 from porter.analyze.part import Part
 from porter.analyze.sequences import Enumerated, LayerSlice, SymList, SymRange, Zipped
+from porter.analyze.shared_states import Left, Shelf
 from porter.analyze.symbols import (
     LAYER,
     Sym,
@@ -66,6 +68,10 @@ class Subscripts(Part):
             return self.join(obj.cond, a, b)
         if isinstance(obj, CacheLayers) and is_scalar(index):
             return CacheLayer(index)
+        if isinstance(obj, Shelf):
+            return self.left(obj, index)
+        if isinstance(obj, Left) and isinstance(index, int):
+            return self.left_item(obj, index)
         if isinstance(obj, Output):
             return list(obj.fields.values())[index]
         if isinstance(obj, External):
@@ -85,12 +91,15 @@ class Subscripts(Part):
 
     def decide_item(self, obj, index):
         if isinstance(index, slice):
-            return Sym("call", ("slice_of", obj))
+            return sliced(obj, index)
         moved = old_configs.scaling_item(self.config, obj, index)
         if moved is not None:
             return moved
         if not is_scalar(index):
             return Opaque("an item at an unknown place")
+        own = layer_config(self.config, obj, index)
+        if own is not None:
+            return own
         return read_item(obj, index)
 
     def _index_sequence(self, obj, index):

@@ -436,6 +436,15 @@ def _render(x: Sym, name) -> tuple[str, int]:
         return f'hasattr({".".join(args[0])}, "{args[1]}")', 9
     if op == "item":
         return f"{text(args[0], name, 9)}[{text(args[1], name)}]", 9
+    if op == "of":
+        return f"{text(args[0], name, 9)}.{args[1]}", 9
+    if op == "slice":
+        low, high, step = ("" if a is None else text(a, name) for a in args[1:])
+        bounds = f"{low}:{high}:{step}" if step else f"{low}:{high}"
+        return f"{text(args[0], name, 9)}[{bounds}]", 9
+    if op == "method":
+        inner = ", ".join(text(a, name) for a in args[2:])
+        return f"{text(args[0], name, 9)}.{args[1]}({inner})", 9
     if op == "get":
         inner = ", ".join(text(a, name) for a in args[1:])
         return f"{text(args[0], name, 9)}.get({inner})", 9

@@ -12,7 +12,7 @@ from porter.analyze.graph import (
     has_role,
     sized_axis,
 )
-from porter.analyze.symbols import Sym, arith, constant, contains, same, unwrap
+from porter.analyze.symbols import LAYER, Sym, arith, constant, contains, same, unwrap
 from porter.analyze.table_rows import at_rows
 from porter.analyze.token_axes import forbid_tokens
 from porter.analyze.torch_shapes import rearranged, unsqueeze
@@ -47,6 +47,8 @@ def index(interp, x: Node, item) -> Node:
             dim += 1
         elif constant(it) is not None:
             out = select(interp, out, dim, constant(it))
+        elif isinstance(unwrap(it), Sym) and same(it, LAYER):
+            out = select(interp, out, dim, unwrap(it))
         else:
             raise interp.gap("a tensor is indexed by something that can't be followed")
     return out
@@ -213,7 +215,7 @@ def select(interp, x: Node, dim: int, at) -> Node:
     if not axis:
         return rearranged(interp, x, lambda: [*x.axes[:dim], *x.axes[dim + 1 :]])
     forbid_tokens(interp, axis, "taking one item")
-    if at < 0:
+    if not isinstance(at, Sym) and at < 0:
         at = arith("add", axis_size(axis), at)
     return interp.node(
         "select",

@@ -48,6 +48,13 @@ _PARTIAL = """\
     if rope_parameters.get("partial_rotary_factor", 1.0) != 1.0:
         raise ValueError("the original model rotates the whole head")
 """
+_PROPORTIONAL = """\
+    whole = rope_parameters.get("partial_rotary_factor", 1.0) == 1.0
+    if rope_type != "proportional" and not whole:
+        raise ValueError("the original model rotates the whole head")
+    if rope_type == "proportional" and rope_parameters.get("factor", 1.0) != 1.0:
+        raise ValueError("proportional rope with a factor isn't supported")
+"""
 _DYNAMIC = """\
     if rope_type == "dynamic" and max_model_len > max_position:
         raise ValueError(
@@ -90,11 +97,17 @@ def rope_check(
     text = _CHECK.format(
         types=_tuple(types),
         foreign=_tuple([name for name in _FOREIGN if name not in read]),
-        partial=("" if partial else _PARTIAL) + (_ALPHA if "alpha" in read else ""),
+        partial=("" if partial else _whole(types))
+        + (_ALPHA if "alpha" in read else ""),
         dynamic=_DYNAMIC if "dynamic" in types else "",
         yarn=_YARN.format(names=_tuple(lacks)) if lacks else "",
     )
     return "\n".join(_for_types(text.splitlines(), types))
+
+
+def _whole(types: Sequence[str]) -> str:
+    """Of a source that rotates whole heads; vLLM reads a factor for every type."""
+    return _PROPORTIONAL if "proportional" in types else _PARTIAL
 
 
 def _for_types(lines: list[str], types: Sequence[str]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from porter.analyze.symbols import (
     WRAPPERS,
     Sym,
     constant,
+    contains,
     key,
     negate,
     same,
@@ -17,8 +18,10 @@ from porter.analyze.symbols import (
     unwrap,
 )
 from porter.analyze.values import Activation, Choice, Module, does_nothing
+from porter.emit import shared_caches
 from porter.emit.construction import ConstructorBody
 from porter.emit.experts import expert_count
+from porter.emit.presence import present_where
 from porter.emit.scope import ClassScope, is_list
 from porter.gap import Gap, Refused
 
@@ -183,7 +186,7 @@ class Constructor:
     # -- children
 
     def _child(self, name: str, child: Module) -> None:
-        held = self.inst.attrs.get(name)
+        held = present_where(self.inst.attrs.get(name), child)
         if isinstance(held, Choice) and child in (held.then, held.other):
             missing = held.other if held.then is child else held.then
             if isinstance(missing, Module) and missing is self.scope.alternatives.get(
@@ -194,7 +197,7 @@ class Constructor:
             if isinstance(missing, Activation):
                 rest = self._activation(name, self.scope.attrs.pop(name))
             elif does_nothing(missing):
-                rest = f"self.{name} = None"
+                rest = f"self.{name} = {self._missing(held.cond)}"
             else:
                 raise Refused(
                     [
@@ -212,6 +215,14 @@ class Constructor:
             self.lines.append(f"    {rest}")
             return
         self.lines.append(f"self.{name} = {self.module(name, child)}")
+
+    def _missing(self, cond) -> str:
+        """What stands where a module isn't. A layer that shares another's cache may have
+        weights in the checkpoint that nothing reads: they are left out."""
+        if self.scope.shares and contains(cond, "layer"):
+            self.imports.add("PPMissingLayer")
+            return "PPMissingLayer()"
+        return "None"
 
     def _either(self, name: str, held: Choice) -> None:
         """One of two modules, by the config: dense and sparse layers, for example."""
@@ -389,7 +400,9 @@ class Constructor:
             )
         profile = self.scope.graph.profile
         parameters = self.number(table.parameters)
-        partial = table.partial or not self.classes.config.sets_partial_rotary
+        config = self.classes.config
+        partial = table.partial or not config.sets_partial_rotary
+        partial = partial or config.names_proportional
         given = "{parameters}" if partial else profile.rope_whole
         call = profile.rope.format(
             head_size=self.number(node.attrs["head_size"]),
@@ -442,6 +455,11 @@ class Constructor:
             parts.append(f"per_layer_sliding_window={given}")
         if not same(a["head_size"], a["head_size_v"]):
             parts.append("head_size_v=self.v_head_dim")
+        if a.get("shares") is not None:
+            self._layer()
+            found = shared_caches.target(a["shares"], a, self.number, self._name)
+            self.lines += found.split("\n")
+            parts.append(f"{shared_caches.NAME}={shared_caches.NAME}")
         if a["sinks"] is not None:
             parts.append(f"sinks=self.{a['sinks'].attrs['slot'][1]}")
         parts.append(f"prefix={self.prefix('attn')}")

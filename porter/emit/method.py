@@ -361,7 +361,8 @@ class Body:
         for i, phi in enumerate(phis):
             for other in phis[:i]:
                 if key(other.args[0]) == key(phi.args[0]) and any(
-                    a.op == b.op == "picked" and a.args[0] is b.args[0]
+                    (a.op == b.op == "picked" and a.args[0] is b.args[0])
+                    or (a.op == b.op == "absent" and a.attrs == b.attrs)
                     for a, b in zip(phi.args[1:], other.args[1:], strict=True)
                 ):
                     self.branches[phi.id] = self._test(other)

@@ -119,11 +119,13 @@ def _config_checks(
         table = ropes[0].attrs["table"]
         checks += dict.fromkeys(_rope_call(rope, position) for rope in ropes)
         any_factor = table.partial or facts.config.sets_partial_rotary
+        any_factor = any_factor and not facts.config.names_proportional
         rotates = all(r.op == "rope" for r in ropes) and table.pairing == "halves"
         types = [
             t
             for t in table.types
-            if (rotates or t != "longrope")
+            if (rotates or t not in ("longrope", "proportional"))
+            and (t != "proportional" or facts.config.names_proportional)
             and all(t in r.attrs["table"].types for r in ropes)
         ]
         read = ["alpha"] * table.alpha + ["short_mscale", "long_mscale"] * table.mscale

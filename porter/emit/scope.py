@@ -9,6 +9,7 @@ from porter.analyze.graph import Frame, Node, walk
 from porter.analyze.symbols import (
     Sym,
     constant,
+    contains,
     key,
     negate,
     same,
@@ -131,6 +132,7 @@ class ClassScope:
                 name = f"config_{name}"
             return self._attribute(name, inner)
         if inner.op in (
+            "of",
             "item",
             "get",
             "call",
@@ -254,6 +256,8 @@ class ClassScope:
                 f", {a.name}" for a in self.graph.profile.logits_arguments
             ) + (f", {head}.bias" if bias is not False else "")
             return f"self.logits_processor({head}, {body.operand(node.args[0])}{extra})"
+        if op == "absent":
+            return "None"
         if op in ("parameter", "buffer"):
             return f"self.{self._tensor(node)}"
         if op == "leaf_parameter":
@@ -296,7 +300,8 @@ class ClassScope:
         if owner is not self.inst:
             if node.op == "parameter" or node.attrs.get("persistent") is True:
                 raise self.gap(node, "a parameter of another module is used here")
-            if name in self.inst.attrs and self.inst.attrs[name] is not node:
+            held = self.inst.attrs.get(name, self.attrs.get(name, node))
+            if held is not node:
                 name = f"{owner.name}_{name}"
         if self.attrs.get(name, node) is not node:
             raise self.gap(node, f"`{name}` is two tensors in this class")
@@ -424,9 +429,17 @@ class ClassScope:
             return True
         return node.op == "linear"
 
+    @property
+    def shares(self) -> bool:
+        """Whether an attention of this class reads another layer's cache in some layers."""
+        mine = [n for n in self.graph.order if n.op == "attend" and n.frame is not None]
+        return any(n.attrs.get("shares") for n in mine if n.frame.inst is self.inst)
+
     def condition(self, cond, body, sides) -> str:
         """A branch's test: `self.x is not None` where x is what the branch calls."""
         wanted = unwrap(cond)
+        if self.shares and contains(wanted, "layer"):
+            return self.number(wanted)  # see Constructor._missing
         called = {
             id(n.attrs.get("module"))
             for _, operand in sides
@@ -464,7 +477,7 @@ class ClassScope:
 
 def _invented(sym: Sym) -> str:
     """A name for a config expression that the source gives none."""
-    if sym.op in ("item", "get") and isinstance(sym.args[1], str):
+    if sym.op in ("item", "get", "of") and isinstance(sym.args[1], str):
         return sym.args[1]
     for arg in sym.args:
         inner = unwrap(arg)

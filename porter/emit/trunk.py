@@ -1,8 +1,8 @@
 """The model class with the loop over the layers, cut for pipeline stages."""
 
 from porter.analyze import symbols
-from porter.analyze.graph import Frame, Loop, Node, axis_size, dependencies, walk
-from porter.analyze.symbols import Sym, contains, negate, same, unwrap
+from porter.analyze.graph import Frame, Loop, Node, dependencies, walk
+from porter.analyze.symbols import Sym, contains, negate, unwrap
 from porter.analyze.values import Choice, Module
 from porter.emit.classes import ClassSet, Generated, indented, parameter_name
 from porter.emit.constructor import Constructor
@@ -10,6 +10,7 @@ from porter.emit.frames import FrameGraph
 from porter.emit.method import Body, Line
 from porter.emit.names import hinted
 from porter.emit.scope import ClassScope
+from porter.emit.stages import empty_tensors, guard, one_width, sent_on, token_sizes
 from porter.gap import Gap, Refused
 from porter.profiles.profile import Argument
 from porter.transforms.matching import is_op
@@ -31,6 +32,16 @@ class TrunkScope(ClassScope):
         super().__init__(inst, graph, imports)
         self.loop = loop
         self.uses_index = False
+        self.guarded: dict[
+            int, str
+        ] = {}  # parts of what only some configs have: the test
+
+    def render(self, node: Node, body) -> tuple[str, int] | None:
+        test = self.guarded.get(node.id)
+        if test is None:
+            return super().render(node, body)
+        text, _ = body.printer().render(node)
+        return f"{text} if {test} else None", 0
 
     def _name(self, sym: Sym) -> str | None:
         inner = unwrap(sym)
@@ -89,6 +100,9 @@ class Trunk:
             for n in self.graph.order
             if n.op == "embedding" and is_op(n.args[0], "input_ids")
         ]
+        if len(found) > 1:  # the one that the layers' input is made of
+            carried = {n.id for row in self.carried for n in walk([row[1]])}
+            found = [n for n in found if n.id in carried]
         if len(found) != 1 or found[0].frame is not self.frame:
             span = self.frame.span
             raise Refused(
@@ -169,11 +183,13 @@ class TrunkWriter:
         self.scope = TrunkScope(trunk.inst, self.graph, classes.imports, trunk.loop)
         self.first: set[str] = set()
         self.last: set[str] = set()
+        self.guards: dict[str, str] = {}  # of what crosses the stages: when it is there
         self.lines: list[Line] = []
 
     def write(self) -> Generated:
         embed = self._embed()
         forward = self._forward()
+        empty = self._empty_tensors()
         init = self._constructor()
         name = self.trunk.inst.kind
         made = Generated(name, {"vllm_config"}, {})
@@ -181,8 +197,19 @@ class TrunkWriter:
         if self.compiled:
             made.lines.append(Line("@support_torch_compile", span))
         made.lines.append(Line(f"class {name}(nn.Module):", span))
-        made.lines += init + [Line("")] + embed + [Line("")] + forward
+        made.lines += init + [Line("")] + embed + [Line("")] + empty + forward
         return made
+
+    def _empty_tensors(self) -> list[Line]:
+        """The method that makes what a later stage receives, where vLLM's can't."""
+        staged = [n for n in self.trunk.invariant if depends_on_tokens(n)]
+        values = [*(row[3] for row in self.trunk.carried), *staged]
+        names = self.keys.values()
+        self.crossing = dict(zip(names, map(token_sizes, values), strict=True))
+        if one_width(list(self.crossing.values())) and not self.guards:
+            return []
+        text = empty_tensors(self.crossing, self.guards, self.scope.number)
+        return [Line(text, [self.trunk.frame.span]), Line("")]
 
     # -- forward
 
@@ -237,14 +264,8 @@ class TrunkWriter:
             **dict(zip([id(r[3]) for r in trunk.carried], names, strict=True)),
             **{n.id: invariant_names[n.id] for n in staged},
         }
-        keys = ", ".join(f'"{n}": {n}' for n in self.keys.values())
-        out += indented(
-            [
-                Line("if not get_pp_group().is_last_rank:", [trunk.frame.span]),
-                Line(f"    return IntermediateTensors({{{keys}}})", [trunk.frame.span]),
-            ],
-            2,
-        )
+        sent = sent_on(list(self.keys.values()), self.guards)
+        out += indented([Line(text, [trunk.frame.span]) for text in sent], 2)
         out += self._last_stage(names, invariant_names)
         return out
 
@@ -253,6 +274,12 @@ class TrunkWriter:
         for node in staged:
             names[node.id] = parameter_name(node, self.trunk.frame, used)
             used.append(names[node.id])
+            readers = self.graph.readers.get(node.id, [])
+            cond = guard(node, self.trunk.inst, readers)
+            if cond is not None:
+                test = self.scope.number(cond)
+                self.guards[names[node.id]] = test
+                self.scope.guarded.update({r.id: test for r in readers})
 
     def _shared(self, shared: list[Node], taken: list[str]):
         """What depends on the positions alone is computed on every stage."""
@@ -276,6 +303,24 @@ class TrunkWriter:
             body.line(f"{name} = {text}", [node.span])
             body.hold(node, name)
 
+    def _compute_staged(self, body: Body, node: Node, name: str) -> None:
+        test = self.guards.get(name)
+        if test is None:
+            self._compute(body, node, name)
+            return
+        body.line(f"{name} = None", [node.span])
+        body.line(f"if {test}:", [node.span])
+        before = (
+            {k: list(v) for k, v in body.called.items()},
+            dict(body.holder),
+            set(body.emitted),
+        )
+        body.indent += 1
+        self._compute(body, node, name)
+        body.indent -= 1
+        body.called, body.holder, body.emitted = before
+        body.hold(node, name)
+
     def _first_stage(self, names, staged, invariant_names, shared) -> list[Line]:
         trunk, body = self.trunk, self._body()
         before = set(self.scope.children)
@@ -285,7 +330,7 @@ class TrunkWriter:
         inits = [row[1] for row in trunk.carried]
         body.plan([*staged, *inits])
         for node in staged:
-            self._compute(body, node, invariant_names[node.id])
+            self._compute_staged(body, node, invariant_names[node.id])
         for init, name in zip(inits, names, strict=True):
             self._compute(body, init, name)
         self.first |= set(self.scope.children) - before
@@ -302,7 +347,10 @@ class TrunkWriter:
             Line("    assert intermediate_tensors is not None", span),
         ]
         for name in [*names, *(invariant_names[n.id] for n in staged)]:
-            lines.append(Line(f'    {name} = intermediate_tensors["{name}"]', span))
+            given = f'intermediate_tensors["{name}"]'
+            if name in self.guards:
+                given += f" if {self.guards[name]} else None"
+            lines.append(Line(f"    {name} = {given}", span))
         return indented(lines, 2)
 
     def _loop(self, names, invariant_names) -> list[Line]:
@@ -369,27 +417,14 @@ class TrunkWriter:
         constructor = _TrunkConstructor(self)
         body = constructor.write()
         trunk = self.trunk
-        keys = list(self.keys.values())
-        sizes = [axis_size(r[3].axes[-1]) for r in trunk.carried]
-        sizes += [
-            axis_size(n.axes[-1]) for n in trunk.invariant if depends_on_tokens(n)
-        ]
-        if any(not same(s, sizes[0]) for s in sizes):
-            raise Refused(
-                [
-                    Gap(
-                        trunk.frame.span.file,
-                        trunk.frame.span.line,
-                        "values of different widths cross the pipeline stages",
-                    )
-                ]
+        if one_width(list(self.crossing.values())) and not self.guards:
+            listed = ", ".join(f'"{k}"' for k in self.crossing)
+            width = next(iter(self.crossing.values()))[0]
+            body.append(
+                "self.make_empty_intermediate_tensors = "
+                f"make_empty_intermediate_tensors_factory([{listed}], "
+                f"{constructor.number(width)})"
             )
-        listed = ", ".join(f'"{k}"' for k in keys)
-        body.append(
-            "self.make_empty_intermediate_tensors = "
-            f"make_empty_intermediate_tensors_factory([{listed}], "
-            f"{constructor.number(sizes[0])})"
-        )
         constructor.wants.add("config")
         head = []
         for name, text in (

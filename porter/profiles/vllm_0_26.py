@@ -16,6 +16,7 @@ PROFILE = replace(
     },
     release="0.26",
     measured="0.26.0",
+    rope_types=tuple(t for t in vllm_0_32.PROFILE.rope_types if t != "proportional"),
     without=("substitute_latent",),
     yarn_lacks=("attention_factor", "mscale", "mscale_all_dim"),
     tied=', skip_prefixes=["{head}.weight"] if self.config.tie_word_embeddings else None',

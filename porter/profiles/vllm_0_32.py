@@ -48,7 +48,15 @@ PROFILE = Profile(
     rope="get_rope({head_size}, max_position={max_position}{style}, "
     "rope_parameters={parameters})",
     rope_whole='{{**{parameters}, "partial_rotary_factor": 1.0}}',
-    rope_types=("default", "linear", "dynamic", "yarn", "llama3", "longrope"),
+    rope_types=(
+        "default",
+        "linear",
+        "dynamic",
+        "yarn",
+        "llama3",
+        "longrope",
+        "proportional",
+    ),
     loader=LOADER,
     passed_on=("sinks",),
 )

@@ -11,6 +11,7 @@ Leaves: what mixes the cached tokens, or joins them with those of the step (scor
 """
 
 from porter.analyze.graph import Axes, Factor, Node, has_role
+from porter.analyze.shared_states import own_side
 from porter.transforms.base import Transform
 from porter.transforms.matching import is_neutral, is_op
 from porter.transforms.paths import ELEMENTWISE
@@ -33,6 +34,8 @@ class CacheExpanded(Transform):
         for node in self.nodes():
             if is_op(node, "cast") and is_neutral(node):
                 continue  # attention reads what it reads in its own dtype
+            if own_side(node) is not None:
+                continue  # an earlier layer's cache, or this layer's: as they are
             if node.op in _EACH_TOKEN and _cached(node):
                 self._push(node)
 

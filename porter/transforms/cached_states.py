@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from porter.analyze.graph import Axes, Axis, Factor, Node, Span
+from porter.analyze.shared_states import own_side
 from porter.gap import Gap, Refused
 from porter.transforms.matching import is_op
 from porter.transforms.paths import ELEMENTWISE
@@ -38,6 +39,8 @@ def cached_states(node: Any, where: Node, transposed: bool, make: Make) -> Node:
     base = node
     while is_op(base, "rearrange", "cast"):
         base = base.args[0]
+    chosen = own_side(base) if isinstance(base, Node) else None
+    base = base if chosen is None else chosen[0]  # see shared_caches
     if not is_op(base, "remember"):
         span = base.span if isinstance(base, Node) else where.span
         raise _gap(

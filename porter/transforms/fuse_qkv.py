@@ -24,6 +24,8 @@ class FuseQkv(Transform):
 
     def run(self) -> None:
         for attend in [n for n in self.nodes() if n.op == "attend"]:
+            if attend.attrs.get("shares") is not None:
+                continue  # some layers have queries only
             regions = [
                 head_region(attend.args[i], head_leaves(attend, i)) for i in range(3)
             ]

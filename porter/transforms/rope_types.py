@@ -17,7 +17,7 @@ from porter.analyze.symbols import Sym, constant, same, unwrap
 from porter.analyze.values import is_scalar
 from porter.transforms.matching import either_way, is_op
 
-TYPES = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
+TYPES = ("default", "linear", "dynamic", "yarn", "llama3", "longrope", "proportional")
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from porter.transforms.matching import (
     strip_views,
 )
 from porter.transforms.merging import merge_equal
+from porter.transforms.shared_caches import sharing_of
 
 
 @dataclass
@@ -70,6 +71,12 @@ class SubstituteAttention(Transform):
                     "tokens are numbered from 0 at every step",
                     "positions must count the tokens before: add the cache's length",
                 )
+            if node.op == "left":
+                raise self.gap(
+                    node.span,
+                    "a layer reads what an earlier one left, beside keys and values",
+                    "a value that all later layers read can be carried by the loop",
+                )
             if any(has_role(axis, "hist", "span") for axis in node.axes):
                 raise self.gap(
                     node.span,
@@ -92,6 +99,7 @@ class SubstituteAttention(Transform):
         gated = match_gate(node, weights, self.readers) if sinks is None else None
         if gated is not None:
             whole, sinks = gated
+        shares = sharing_of(scores.key, node.args[1])
         query = self._with_heads(strip_casts(scores.query))
         key_states = cached_states(scores.key, node, True, self.make)
         value_states = cached_states(node.args[1], node, False, self.make)
@@ -124,6 +132,7 @@ class SubstituteAttention(Transform):
             head_size_v=axis_size(value_states.axes[3]),
             sinks=sinks,
             sinks_cond=weights.cond,
+            shares=shares,
         )
         self._check_heads(node, query, key_states, value_states)
         self._check_sinks(attend)

@@ -12,7 +12,7 @@ Leaves: any other arithmetic; `keep_rope` then takes care of its tables.
 
 from dataclasses import dataclass, replace
 
-from porter.analyze.graph import Node, axis_size
+from porter.analyze.graph import Factor, Node, axis_size
 from porter.analyze.symbols import Sym, arith, negate, same, unwrap
 from porter.transforms.base import Transform
 from porter.transforms.matching import either_way, is_op, strip_casts
@@ -35,7 +35,9 @@ class SubstituteRope(Transform):
             sizes = self.facts.interpreter.sizes
             cond, side, turned = _conditional(q, k, sizes.same)
             found = [self._rotation(t) for t in turned]
-            if found[0] and found[1] and found[0].table.same_as(found[1].table):
+            alone = attend.attrs.get("shares") is not None  # some have queries only
+            both = found[0] and found[1] and found[0].table.same_as(found[1].table)
+            if both and not alone:
                 self._replace_pair(attend, (q, k), found, cond, side)
             elif cond is not None:
                 continue
@@ -82,6 +84,8 @@ class SubstituteRope(Transform):
     def _rotation(self, node: Node) -> Rotation | None:
         found = match_rotation(node, self.facts.interpreter.sizes.same)
         if found is None:
+            found = self._turned_before(node)
+        if found is None:
             return None
         head = axis_size(found.x.axes[-1])
         table = found.table
@@ -94,6 +98,43 @@ class SubstituteRope(Transform):
         if not sizes.same(whole, head):
             return None
         return found if table.partial else Rotation(found.x, replace(table, dim=head))
+
+    def _turned_before(self, node: Node) -> Rotation | None:
+        """A rotation whose result is seen otherwise, head by head as before: that of the
+        same view of what is rotated."""
+        view = strip_casts(node)
+        if not is_op(view, "rearrange"):
+            return None
+        inner = view.args[0]
+        found = match_rotation(inner, self.facts.interpreter.sizes.same)
+        last = [leaf for f in view.axes[-1] for leaf in f.leaves()]
+        if found is None or not _moves_only(view, inner):
+            return None
+        if [leaf for f in inner.axes[-1] for leaf in f.leaves()] != last:
+            return None
+        axes = _renamed(view.axes, inner, found.x)
+        if axes is None:
+            return None
+        moved = self.make("rearrange", (found.x,), view, axes=axes, frame=found.x.frame)
+        return Rotation(moved, found.table)
+
+
+def _moves_only(view: Node, inner: Node) -> bool:
+    mine = [id(f) for a in view.axes for f in a]
+    return sorted(mine) == sorted(id(f) for a in inner.axes for f in a)
+
+
+def _renamed(axes, node: Node, x: Node):
+    """The axes of a view of node, as a view of x, which has its sizes."""
+    twin: dict[int, Factor] = {}
+    for mine, other in zip(node.axes, x.axes, strict=True):
+        if len(mine) != len(other):
+            return None
+        for old, new in zip(mine, other, strict=True):
+            if not same(old.size, new.size):
+                return None
+            twin[id(old)] = new
+    return tuple(tuple(twin[id(f)] for f in a) for a in axes)
 
 
 def _conditional(q: Node, k: Node, equal):
