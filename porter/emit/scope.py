@@ -19,6 +19,7 @@ from porter.analyze.symbols import (
 )
 from porter.analyze.values import Activation, Choice, Module, does_nothing
 from porter.emit.frames import FrameGraph
+from porter.emit.gathering import gathered, sharded
 from porter.gap import Gap, Refused
 from porter.profiles.profile import Argument
 
@@ -245,9 +246,9 @@ class ClassScope:
             self._rope(node)
             return f"self.rotary_emb.cos_sin_cache[{body.operand(node.args[0])}]"
         if op == "gather_heads":
-            return self._gather(node, body)
+            return gathered(self, node, body.operand(node.args[0], 9))
         if op == "shard_heads":
-            return self._shard(node, body)
+            return sharded(self, node, body.operand(node.args[0], 9))
         if op == "logits":
             self.logits = node
             head = self.module(node.attrs["module"])
@@ -336,24 +337,6 @@ class ClassScope:
         if self.ropes:
             raise self.gap(node, "two rotary embeddings in one module")
         self.ropes.append(node)
-
-    def _gather(self, node: Node, body) -> str:
-        self.imports.add("tensor_model_parallel_all_gather")
-        x = body.operand(node.args[0], 9)
-        full = f"tensor_model_parallel_all_gather({x}.contiguous())"
-        self.gathers.add(node.attrs["kind"])
-        if node.attrs["kind"] == "q":
-            return full
-        step = "self.num_kv_head_replicas"
-        return f"{full}.unflatten(-1, (-1, self.kv_size))[:, ::{step}].flatten(1)"
-
-    def _shard(self, node: Node, body) -> str:
-        self.gathers.add(node.attrs["kind"])
-        x = body.operand(node.args[0], 9)
-        if node.attrs["kind"] == "q":
-            return f"{x}.chunk(self.tp_size, dim=-1)[self.tp_rank]"
-        part = "self.tp_rank // self.num_kv_head_replicas"
-        return f"{x}.unflatten(-1, (-1, self.kv_size))[:, {part}]"
 
     def passed(self, arguments: tuple[Argument, ...]) -> list[str]:
         """What a call is given of the arguments that the release passes through."""

@@ -1,6 +1,7 @@
 """Experts in vLLM: spread whole over two ranks, and what its load balancer asks for."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -61,8 +62,12 @@ def balance(model: Any) -> None:
     model.set_eplb_state(load, places, torch.ones(2, EXPERTS, dtype=torch.long))
     assert [len(weights) > 1 for weights in model.expert_weights] == [True, True]
     assert all(len(w) == EXPERTS for layer in model.expert_weights for w in layer)
-    model.update_physical_experts_metadata(EXPERTS, EXPERTS)
-    assert model.num_redundant_experts == 0
+    told: list[Any] = []
+    # vLLM's layers have a map to update on several ranks alone.
+    model.moe_layers = [SimpleNamespace(update_expert_map=lambda: told.append(1))] * 2
+    model.update_physical_experts_metadata(EXPERTS + 2, EXPERTS)
+    assert model.num_physical_experts == EXPERTS + 2
+    assert model.num_redundant_experts == 2 and len(told) == 2
 
 
 def test_verify_says_that_experts_were_spread(port: Path) -> None:

@@ -88,6 +88,7 @@ CASES = (
     expand(
         "latent-shared-key-of-each-head",
         edits=((SHARED, f"{SHARED} + k_nope.mean(-1, True)"),),
+        tp2=True,
     ),
     expand(
         "latent-less-the-mean",
