@@ -171,7 +171,9 @@ def write_forward(
         parameters.append(name)
     outputs = graph.outputs(frame)
     body.plan(outputs)
-    results = [body.ensure(out) for out in outputs]
+    for out in outputs:  # all of them first: a later one may take an earlier one's name
+        body.prepare(out)
+    results = [body.operand(out) for out in outputs]
     last = body.spans
     body.line(f"return {', '.join(results)}", last)
     passed = graph.layer_arguments(frame)

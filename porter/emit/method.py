@@ -501,7 +501,7 @@ class Body:
         for name in candidates:
             if self._free(name, node):
                 return name
-            if self._save(name):
+            if self._save(name, node):
                 return name
         fallback = self.scope.fallback(node, self)
         for name in fallback:
@@ -524,11 +524,7 @@ class Body:
 
     def _alive_after(self, held: Node, node: Node) -> bool:
         """Whether held is read by anything but the statement that makes node."""
-        keys = {node.id}
-        inner = node.frame if node.frame is not self.frame else None
-        if inner is not None and self.graph.inside(node, self.frame):
-            keys.add(-id(inner.child_of(self.frame)))
-        keys |= self.scope.group_keys(node)
+        keys = self._statement_keys(node)
         for reader, region in self.readers.get(held.id, []):
             if reader in keys or reader in self.emitted:
                 continue
@@ -536,6 +532,20 @@ class Body:
                 continue
             return True
         return False
+
+    def _statement_keys(self, node: Node) -> set[int]:
+        """Of the readers of values, those that the statement which makes node is."""
+        keys = {node.id}
+        inner = node.frame if node.frame is not self.frame else None
+        if inner is not None and self.graph.inside(node, self.frame):
+            keys.add(-id(inner.child_of(self.frame)))
+        return keys | self.scope.group_keys(node)
+
+    def _read_by(self, node: Node, held: Node) -> bool:
+        """Whether the statement that makes node reads held."""
+        keys = self._statement_keys(node)
+        readers = [reader for reader, _ in self.readers.get(held.id, [])]
+        return any(r in keys or self._within(r, keys) for r in readers)
 
     def _within(self, reader: int, keys: set[int]) -> bool:
         """Whether the reader is written in place inside the statement of one of keys."""
@@ -545,8 +555,12 @@ class Body:
         users = [r for r, _ in self.readers.get(reader, [])]
         return bool(users) and all(u in keys or self._within(u, keys) for u in users)
 
-    def _save(self, name: str) -> bool:
-        """Give the value that a name holds its other name: `residual = hidden_states`."""
+    def _save(self, name: str, node: Node) -> bool:
+        """Give the value that a name holds its other name: `residual = hidden_states`.
+
+        The line stands before the statement that makes node, so what that reads keeps
+        its name.
+        """
         held = self.holder.get(name)
         if held is None:
             return False
@@ -554,7 +568,9 @@ class Body:
             if other == name or other in self.reserved:
                 continue
             current = self.holder.get(other)
-            if current is None or not self._alive_after(current, held):
+            if current is None or not (
+                self._alive_after(current, held) or self._read_by(node, current)
+            ):
                 self.line(f"{other} = {name}", [])
                 self.called[held.id].append(other)
                 self.holder[other] = held
