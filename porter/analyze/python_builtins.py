@@ -14,6 +14,7 @@ from porter.analyze.layer_configs import LayerConfig
 from porter.analyze.sequences import SymList
 from porter.analyze.symbols import (
     Sym,
+    arith,
     constant,
     is_symbolic,
     negate,
