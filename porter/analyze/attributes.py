@@ -35,6 +35,7 @@ from porter.analyze.values import (
     Class,
     Config,
     Context,
+    DeviceType,
     Dtype,
     DtypeOf,
     External,
@@ -113,6 +114,8 @@ class Attributes(Part):
             return Opaque(name)
         if isinstance(obj, Finfo):
             return Sym("finfo", (name,))
+        if obj is DEVICE and name == "type":
+            return DeviceType()
         if obj is DEVICE:
             return Opaque("a device's attribute")
         raise self.gap(f"`.{name}` of a {type(obj).__name__} isn't followed")

@@ -122,9 +122,12 @@ def see_returned(interp, old: Any, value: Any) -> None:
     joined = interp.past.joined
     if not joined or not isinstance(old, (tuple, list)) or type(value) is not type(old):
         return
-    if len(value) != len(old) + 1 or not isinstance(value[-1], (tuple, list)):
+    if len(value) != len(old) + 1:
         return
-    nodes = [strip_casts(n) for n in value[-1] if isinstance(n, Node)]
+    states = _stacked(value[-1]) or value[-1]
+    if not isinstance(states, (tuple, list)):
+        return
+    nodes = [strip_casts(n) for n in states if isinstance(n, Node)]
     if not any(n is made for n in nodes for made, _ in joined.values()):
         return
     if len(nodes) != 2 or any(
@@ -132,6 +135,20 @@ def see_returned(interp, old: Any, value: Any) -> None:
     ):
         raise interp.gap("the model returns another cache than it reads")
     interp.past.returned = True
+
+
+def _stacked(value: Any) -> list[Node] | None:
+    """The tensors of `torch.stack((keys, values))`, read back by [0] and [1]."""
+    if not isinstance(value, Node) or value.op != "cat":
+        return None
+    if value.attrs["dim"] != -len(value.axes) or len(value.args[0]) != 2:
+        return None
+    parts = []
+    for part in value.args[0]:
+        if part.op != "rearrange" or part.axes != ((), *part.args[0].axes):
+            return None
+        parts.append(part.args[0])
+    return parts
 
 
 def strip_casts(node: Node) -> Node:

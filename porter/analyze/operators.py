@@ -34,6 +34,7 @@ from porter.analyze.values import (
     Choice,
     Class,
     Config,
+    DeviceType,
     Dtype,
     DtypeOf,
     External,
@@ -227,6 +228,8 @@ class Operators(Part):
             return hf_api.compare_dtypes(self, op, left, right)
         if left is DEVICE and right is DEVICE:
             return isinstance(op, ast.Eq)
+        if isinstance(left, DeviceType) or isinstance(right, DeviceType):
+            return _compare_device(op, left, right)
         if isinstance(left, Opaque) or isinstance(right, Opaque):
             return Opaque("a comparison with an unknown value")
         if isinstance(left, (tuple, list)) and isinstance(right, (tuple, list)):
@@ -377,3 +380,11 @@ def _all_equal(left, right) -> Any:
 
 def _flip(outcome):
     return (not outcome) if isinstance(outcome, bool) else negate(outcome)
+
+
+def _compare_device(op, left, right):
+    """vLLM runs on no Apple GPU; of other devices the source may make a difference."""
+    other = right if isinstance(left, DeviceType) else left
+    if other == "mps" and isinstance(op, (ast.Eq, ast.NotEq)):
+        return isinstance(op, ast.NotEq)
+    return Opaque("a comparison of devices")

@@ -14,6 +14,7 @@ from porter.analyze.layer_configs import LayerConfig
 from porter.analyze.sequences import SymList
 from porter.analyze.symbols import (
     Sym,
+    arith,
     constant,
     is_symbolic,
     negate,
@@ -50,6 +51,9 @@ def _int(interp, x=0):
         x = inner.args[0]  # int(size * 1.0), with a factor that isn't there
         if interp.is_size(unwrap(x)):
             return x
+    if isinstance(inner, Sym) and inner.op == "truediv":
+        if all(interp.is_size(unwrap(part)) for part in inner.args):
+            return arith("floordiv", *inner.args)  # int(width / heads)
     if isinstance(inner, Sym):
         return Sym("call", ("int", x))
     return Opaque("int()")

@@ -168,6 +168,9 @@ def _poly_op(x: Sym) -> Poly:
         num, den = a.get((), Fraction(0)), b[()]
         value = num // den if op == "floordiv" else num % den
         return {(): Fraction(value)} if value else {}
+    if op == "truediv":  # a / (b + c) and a * (1 / (b + c)) are the same
+        inverse = (op, key(1), _poly_key(b)), Fraction(1)
+        return _poly_mul(a, {(inverse,): Fraction(1)})
     return {(((op, _poly_key(a), _poly_key(b)), Fraction(1)),): Fraction(1)}
 
 

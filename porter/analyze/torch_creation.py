@@ -5,6 +5,7 @@ from porter.analyze.graph import (
     Axes,
     Axis,
     Node,
+    axis_size,
     feature_axis,
     has_role,
     pairs_tokens,
@@ -64,7 +65,13 @@ def _creation(interp, short: str, args: list, kwargs: dict):
         return arange(interp, *args, **kwargs)
     if short in ("tensor", "as_tensor", "scalar_tensor") and args:
         if is_scalar(args[0]):
-            return interp.node("constant", (args[0],), ())
+            made = interp.node("constant", (args[0],), ())
+            dtype = kwargs.get("dtype")
+            if dtype is None or isinstance(
+                dtype_tag(interp, dtype)[0], (Node, type(None))
+            ):
+                return made
+            return cast(interp, made, dtype)
     if short == "Size":
         return tuple(args[0])
     if short == "finfo":
@@ -189,10 +196,26 @@ def fill_item(interp, x: Node, index, value) -> Node:
     """x[i] = value of a table under construction, as a value of its own."""
     items = list(index) if isinstance(index, tuple) else [index]
     rest = [i for i in items[1:] if i != slice(None)]
+    if isinstance(value, Node) and _covers(x, items) and value.dtype == x.dtype:
+        sizes = [[axis_size(a) for a in t.axes] for t in (x, value)]
+        if same(*sizes):
+            return value
     known = is_scalar(items[0]) and is_scalar(value) and value is not None
     if not interp.under_construction or rest or not known or isinstance(items[0], bool):
         raise interp.gap("a tensor is written to in place by index")
     return interp.node("index_fill", (x, items[0], value), x.axes, dtype=x.dtype)
+
+
+def _covers(x: Node, items: list) -> bool:
+    """Whether x[items] = value writes all of x: slices from the start to the end."""
+    if len(items) > len(x.axes) or any(not isinstance(i, slice) for i in items):
+        return False
+    return all(
+        same(0 if i.start is None else i.start, 0)
+        and i.step in (None, 1)
+        and (i.stop is None or same(i.stop, axis_size(axis)))
+        for i, axis in zip(items, x.axes, strict=False)
+    )
 
 
 def item(interp, x: Node):

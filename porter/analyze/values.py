@@ -193,6 +193,11 @@ class Device:
     """Where a tensor is: never matters to a port."""
 
 
+@dataclass(frozen=True)
+class DeviceType:
+    """`device.type`: any of those that vLLM runs on."""
+
+
 DEVICE = Device()
 
 

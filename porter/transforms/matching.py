@@ -2,7 +2,8 @@
 
 from porter.analyze.graph import Node, axis_size
 from porter.analyze.symbols import constant, same
-from porter.analyze.values import is_scalar
+from porter.analyze.values import MISSING, is_scalar
+from porter.transforms.scalar_tensors import held
 
 
 def strip_casts(value):
@@ -50,11 +51,11 @@ def scaled(node):
     """(value, factor) of a tensor times or over a scalar, else None."""
     if is_op(node, "mul"):
         for tensor, factor in either_way(node):
-            if isinstance(tensor, Node) and is_scalar(factor):
-                return tensor, factor, "mul"
+            if isinstance(tensor, Node) and (by := held(factor)) is not MISSING:
+                return tensor, by, "mul"
     if is_op(node, "truediv") and isinstance(node.args[0], Node):
-        if is_scalar(node.args[1]):
-            return node.args[0], node.args[1], "truediv"
+        if (by := held(node.args[1])) is not MISSING:
+            return node.args[0], by, "truediv"
     return None
 
 
