@@ -13,6 +13,7 @@ from porter.gap import CannotRun, UsageError
 from porter.verify import verify
 from porter.verify.checkpoint import make_checkpoint
 from porter.verify.origin import find_source, installed_module
+from porter.vllm_engine import environment
 from tests.verify.test_end_to_end import HEADER, PORT
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -140,11 +141,12 @@ def test_missing_files(port: Path, tmp_path: Path) -> None:
         verify(port, model_dir=tmp_path / "nowhere")
 
 
-def test_choices(port: Path) -> None:
+def test_choices(port: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="float8"):
         verify(port, dtype="float8")
     with pytest.raises(UsageError, match="hg"):
         verify(port, against="hg")
+    monkeypatch.setattr(environment, "is_installed", lambda: False)
     with pytest.raises(CannotRun, match="vllm"):
         verify(port, engine="vllm")
 

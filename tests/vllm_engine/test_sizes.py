@@ -7,6 +7,13 @@ from transformers import DeepseekV3Config, GPTNeoXConfig, LlamaConfig, Olmo2Conf
 
 from porter.vllm_engine import sizes
 
+LATENT = {
+    "kv_lora_rank": 512,
+    "qk_rope_head_dim": 64,
+    "qk_nope_head_dim": 64,
+    "v_head_dim": 128,
+}
+
 
 @pytest.fixture(autouse=True)
 def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,8 +29,8 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
         # No size of its own: the hidden size is what its heads share.
         (Olmo2Config, {"num_attention_heads": 8}, {"hidden_size": 256}),
         (GPTNeoXConfig, {"num_attention_heads": 8}, {"hidden_size": 256}),
-        # The rotated part of a head, whose other sizes depend on it.
-        (DeepseekV3Config, {}, {}),
+        # Latent attention: the only sizes that vLLM's kernel for CPUs has.
+        (DeepseekV3Config, {}, LATENT),
         # Larger than any kernel: left to vLLM to say so.
         (LlamaConfig, {"head_dim": 96}, {}),
     ],
