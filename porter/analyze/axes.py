@@ -141,6 +141,11 @@ def leaves(axis: Axis) -> tuple[Factor, ...]:
     return tuple(leaf for factor in axis for leaf in factor.leaves())
 
 
+def leaf_ids(axis: Axis) -> list[int]:
+    """What the axis is made of, however it was put together or split since."""
+    return [id(leaf) for leaf in leaves(axis)]
+
+
 def normalize(dim: int, rank: int) -> int:
     if not isinstance(dim, int) or not -rank <= dim < rank:
         raise AxisError(f"dimension {dim} of a tensor of rank {rank}")

@@ -103,7 +103,6 @@ def method(interp, past: Any, name: str, args: list) -> Any:
 
 def join_past(interp, tensors: list, dim: int) -> Node:
     """cat((past, new), dim): the keys or values of all tokens so far."""
-
     past, new = tensors if len(tensors) == 2 else (None, None)
     if not (isinstance(past, PastStates) and isinstance(new, Node)):
         raise interp.gap("the cache is joined in a way that isn't followed")

@@ -10,7 +10,8 @@ it can't, it raises Unproved.
 from dataclasses import dataclass, replace
 from typing import Any
 
-from porter.analyze.graph import Factor, Node, has_role
+from porter.analyze.axes import leaves
+from porter.analyze.graph import Node, has_role
 from porter.analyze.inequalities import KEY, QUERY
 from porter.analyze.paths import Paths, Unproved
 from porter.analyze.symbols import (
@@ -184,25 +185,21 @@ def _rearrange(x: Node, at: Coords, paths: Paths) -> Any:
     base = x.args[0]
     where: dict[int, Any] = {}
     for axis, index in zip(x.axes, at, strict=True):
-        leaves = _leaves(axis)
-        if len(leaves) == 1:
-            where[id(leaves[0])] = index
+        parts = leaves(axis)
+        if len(parts) == 1:
+            where[id(parts[0])] = index
     moved: list[Any] = []
     for axis in base.axes:
-        leaves = _leaves(axis)
-        alone = where.get(id(leaves[0])) if len(leaves) == 1 else None
-        moved.append(alone if leaves else 0)
+        parts = leaves(axis)
+        alone = where.get(id(parts[0])) if len(parts) == 1 else None
+        moved.append(alone if parts else 0)
     inner = value(base, tuple(moved), paths)
     if isinstance(inner, Data):
         if inner.node is base:
             return replace(inner, node=x)
-        if [_leaves(a) for a in x.axes[-2:]] != [_leaves(a) for a in base.axes[-2:]]:
+        if [leaves(a) for a in x.axes[-2:]] != [leaves(a) for a in base.axes[-2:]]:
             raise Unproved("masked scores change their axes")
     return inner
-
-
-def _leaves(axis: tuple[Factor, ...]) -> list[Factor]:
-    return [leaf for factor in axis for leaf in factor.leaves()]
 
 
 def _slice(x: Node, at: Coords, paths: Paths) -> Any:

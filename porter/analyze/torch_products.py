@@ -44,7 +44,6 @@ def matmul(interp, a: Node, b: Node) -> Node:
 def _keys(interp, a: Node, b: Node) -> Node:
     """Where a model keeps no cache, its keys and values are those of all tokens: what a
     product pairs the tokens with, or sums over them."""
-
     pairs = has_role(a.axes[-2], "seq") and has_role(b.axes[-1], "seq")
     sums = has_role(a.axes[-1], "hist") and has_role(b.axes[-2], "seq")
     return remembered(interp, b) if pairs or sums else b

@@ -70,7 +70,7 @@ def rearranged(interp, x: Node, make, repeat: bool = False) -> Node:
     base = x
     if x.op == "rearrange" and x.frame is interp.frame and x.loop is interp.loop:
         base = x.args[0]
-    if _by_leaves(axes) == _by_leaves(base.axes):  # whatever was split elsewhere since
+    if [ax.leaf_ids(a) for a in axes] == [ax.leaf_ids(a) for a in base.axes]:
         return base
     return interp.node(
         "rearrange",
@@ -79,10 +79,6 @@ def rearranged(interp, x: Node, make, repeat: bool = False) -> Node:
         dtype=x.dtype,
         layout=tuple(tuple(id(f) for f in a) for a in axes),
     )
-
-
-def _by_leaves(axes) -> list[list[int]]:
-    return [[id(leaf) for leaf in ax.leaves(axis)] for axis in axes]
 
 
 def transpose(interp, x, dim0, dim1):

@@ -33,11 +33,7 @@ def sharded(scope: Any, node: Node, x: str) -> str:
 
 def _width(scope: Any, node: Node) -> str:
     """How wide the rank's key/value heads are in what is gathered."""
-    attend = next(
-        n
-        for n in scope.graph.order
-        if n.op == "attend" and n.frame is not None and n.frame.inst is scope.inst
-    )
+    attend = scope.own_attends[0]
     heads, size = attend.attrs["num_kv_heads"], attend.attrs["head_size"]
     each = arith("floordiv", axis_size(node.args[0].axes[-1]), heads)
     if same(each, size):

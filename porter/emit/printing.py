@@ -1,6 +1,6 @@
 """Nodes as Python expressions, in the flattened layout."""
 
-from porter.analyze.axes import AxisError, feature_layout
+from porter.analyze.axes import AxisError, feature_layout, leaves
 from porter.analyze.graph import Axis, Factor, Node, axis_size
 from porter.analyze.symbols import constant, same
 from porter.analyze.values import is_scalar
@@ -410,10 +410,6 @@ _TORCH_UNARY = {
     "log2",
     "atan",
 }
-
-
-def leaves(axis: Axis) -> tuple[Factor, ...]:
-    return tuple(leaf for factor in axis for leaf in factor.leaves())
 
 
 def _is_copy(factor: Factor, have: list[Factor]) -> bool:

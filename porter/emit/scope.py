@@ -66,6 +66,13 @@ class ClassScope:
         self.logits: Node | None = None
         self.alternatives: dict[str, Module] = {}
         self.has_experts = any(n.op == "fused_moe" for n in graph.order)
+        self.own_attends = [
+            n
+            for n in graph.order
+            if n.op == "attend" and n.frame is not None and n.frame.inst is inst
+        ]
+        # whether one of them reads another layer's cache in some layers
+        self.shares = any(n.attrs.get("shares") for n in self.own_attends)
         self.sizes = self._attention_sizes()
 
     def gap(self, node: Node, what: str, advice: str = "") -> Refused:
@@ -74,20 +81,15 @@ class ClassScope:
     def _attention_sizes(self) -> dict:
         """The names under which the constructor of an attention keeps its sizes."""
         out: dict = {}
-        for node in self.graph.order:
-            if (
-                node.op == "attend"
-                and node.frame is not None
-                and node.frame.inst is self.inst
+        for node in self.own_attends:
+            for name, attr in (
+                ("num_kv_heads", "self.total_num_kv_heads"),
+                ("num_heads", "self.total_num_heads"),
+                ("head_size_v", "self.v_head_dim"),
+                ("head_size", "self.head_dim"),
             ):
-                for name, attr in (
-                    ("num_kv_heads", "self.total_num_kv_heads"),
-                    ("num_heads", "self.total_num_heads"),
-                    ("head_size_v", "self.v_head_dim"),
-                    ("head_size", "self.head_dim"),
-                ):
-                    if constant(node.attrs[name]) is None:
-                        out[key(node.attrs[name])] = attr
+                if constant(node.attrs[name]) is None:
+                    out[key(node.attrs[name])] = attr
         return out
 
     # -- scalars
@@ -411,12 +413,6 @@ class ClassScope:
         if node.op in ("qkv", "merged_linear"):
             return True
         return node.op == "linear"
-
-    @property
-    def shares(self) -> bool:
-        """Whether an attention of this class reads another layer's cache in some layers."""
-        mine = [n for n in self.graph.order if n.op == "attend" and n.frame is not None]
-        return any(n.attrs.get("shares") for n in mine if n.frame.inst is self.inst)
 
     def condition(self, cond, body, sides) -> str:
         """A branch's test: `self.x is not None` where x is what the branch calls."""

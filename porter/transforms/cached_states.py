@@ -9,6 +9,7 @@ key/value head i // group.
 from collections.abc import Callable
 from typing import Any
 
+from porter.analyze.axes import leaves
 from porter.analyze.graph import Axes, Axis, Factor, Node, Span
 from porter.analyze.shared_states import own_side
 from porter.gap import Gap, Refused
@@ -61,7 +62,7 @@ def cached_states(node: Any, where: Node, transposed: bool, make: Make) -> Node:
 
 
 def _check_repeats(node: Node, axes: list[Axis]) -> None:
-    heads = _leaves(axes[1])
+    heads = leaves(axes[1])
     repeats = [i for i, f in enumerate(heads) if f.repeats]
     if repeats and repeats != [len(heads) - 1]:
         raise _gap(
@@ -78,38 +79,36 @@ def _as_stored(axes: list[Axis], base: Node, states: Node) -> Axes | None:
     are other factors, or in another order within an axis."""
     twin: dict[int, Factor] = {}
     for after, before in zip(base.axes, states.axes, strict=True):
-        for new, old in zip(_leaves(after), _leaves(before), strict=True):
+        for new, old in zip(leaves(after), leaves(before), strict=True):
             twin[id(new)] = old
     out: list[Axis] = []
     for axis in axes:
-        kept = [f for f in _leaves(axis) if not f.repeats]
+        kept = [f for f in leaves(axis) if not f.repeats]
         if any(id(f) not in twin for f in kept):
             return None
         out.append(tuple(twin[id(f)] for f in kept))
     used = [id(f) for a in out for f in a]
-    stored = [id(f) for a in states.axes for f in _leaves(a) if not f.repeats]
+    stored = [id(f) for a in states.axes for f in leaves(a) if not f.repeats]
     return tuple(out) if sorted(used) == sorted(stored) else None
 
 
 def viewed(states: Node, wanted: Axes, make: Make) -> Node:
     """The states with the wanted axes, of the same factors."""
-    mine = [[id(f) for f in _leaves(a)] for a in states.axes]
-    if mine == [[id(f) for f in _leaves(a)] for a in wanted]:
+    mine = [[id(f) for f in leaves(a)] for a in states.axes]
+    if mine == [[id(f) for f in leaves(a)] for a in wanted]:
         return states
     return make("rearrange", (states,), states, axes=wanted)
 
 
 def _once_a_head(states: Node, make: Make, where: Node) -> Node:
     """The states without the copies that were made of each head before the cache."""
-    copies = {
-        id(f) for a in states.axes for f in _leaves(a) if f.repeats and not f.role
-    }
+    copies = {id(f) for a in states.axes for f in leaves(a) if f.repeats and not f.role}
     if not copies:
         return states
     made: dict[int, Node] = {}
 
     def copied(node: Node) -> bool:
-        return any(id(f) in copies for a in node.axes for f in _leaves(a))
+        return any(id(f) in copies for a in node.axes for f in leaves(a))
 
     def without(node: Node) -> Node:
         if node.id not in made:
@@ -140,10 +139,6 @@ def _each(arg: Any, copied, without) -> Any:
     if isinstance(arg, tuple):
         return tuple(_each(a, copied, without) for a in arg)
     return without(arg) if isinstance(arg, Node) and copied(arg) else arg
-
-
-def _leaves(axis: Axis) -> tuple[Factor, ...]:
-    return tuple(leaf for f in axis for leaf in f.leaves())
 
 
 def _gap(span: Span, what: str, advice: str = "") -> Refused:

@@ -9,8 +9,8 @@ After:  q
 Leaves: views of the features, written for the flattened layout when they are printed.
 """
 
-from porter.analyze.axes import AxisError, feature_layout
-from porter.analyze.graph import Axes, Axis, Node
+from porter.analyze.axes import AxisError, feature_layout, leaf_ids
+from porter.analyze.graph import Axes, Node
 from porter.transforms.base import Transform, settle
 from porter.transforms.matching import is_op
 
@@ -116,10 +116,6 @@ _ELEMENTWISE = ("add", "sub", "mul", "truediv", "pow")
 
 def _has_tokens(node: Node) -> bool:
     return any(f.role == "seq" for axis in node.axes for f in axis)
-
-
-def leaf_ids(axis: Axis) -> list[int]:
-    return [id(leaf) for factor in axis for leaf in factor.leaves()]
 
 
 def flat_heads(axes: Axes) -> Axes:

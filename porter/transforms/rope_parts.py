@@ -5,6 +5,7 @@ the pair (a * cos - b * sin, b * cos + a * sin), put together again as a and b w
 apart: what vLLM's rotary embedding does, neox style for halves, the other for pairs.
 """
 
+from porter.analyze.axes import leaf_ids
 from porter.analyze.graph import Axes, Node, axis_size
 from porter.analyze.symbols import arith, constant, same
 from porter.transforms.matching import either_way, is_op, strip_casts
@@ -121,7 +122,7 @@ def _of_selected(a: Node, b: Node) -> Node | None:
         return None
     x = view.args[0]
     while is_op(x, "rearrange"):  # contiguous and the like
-        if _leaves(x.axes) != _leaves(x.args[0].axes):
+        if _flat(x.axes) != _flat(x.args[0].axes):
             break
         x = x.args[0]
     return _widened(x) if _flattens(view.axes, x.axes) else None
@@ -132,8 +133,8 @@ def _flattens(split: Axes, flat: Axes) -> bool:
     if len(split) != len(flat) + 1:
         return False
     axes = (*split[:-2], (*split[-2], *split[-1]))
-    return [_leaves((a,)) for a in axes] == [_leaves((a,)) for a in flat]
+    return [leaf_ids(a) for a in axes] == [leaf_ids(a) for a in flat]
 
 
-def _leaves(axes: Axes) -> list[int]:
-    return [id(leaf) for axis in axes for factor in axis for leaf in factor.leaves()]
+def _flat(axes: Axes) -> list[int]:
+    return [leaf for axis in axes for leaf in leaf_ids(axis)]

@@ -14,15 +14,15 @@ from porter.analyze.graph import Node
 from porter.analyze.symbols import (
     Sym,
     arith,
-    constant,
     key,
     same,
     simplify,
     unwrap,
 )
 from porter.analyze.values import is_scalar
-from porter.transforms.matching import either_way, is_number, is_op, strip_casts
+from porter.transforms.matching import either_way, is_op, strip_casts
 from porter.transforms.ntk_alpha import alpha_base, split_alpha, without_alpha
+from porter.transforms.rope_angles import angles_of, default_dim, under_views
 from porter.transforms.rope_types import TYPES, match_by_type
 
 
@@ -68,7 +68,7 @@ def match_table(node, fn: str) -> Table | None:
 
 
 def _match_table(node, fn: str) -> Table | None:
-    node, doubled = _under_views(node)
+    node, doubled = under_views(node)
     scaling = None
     if is_op(node, "mul"):
         for inner, factor in either_way(node):
@@ -77,16 +77,9 @@ def _match_table(node, fn: str) -> Table | None:
                 break
     if not is_op(node, fn):
         return None
-    angles, doubled_inside = _under_views(node.args[0])
-    pairing = doubled or doubled_inside
-    if is_op(angles, "cat") and pairing is None:
-        first, second = angles.args[0] if len(angles.args[0]) == 2 else (None, None)
-        if first is None or first is not second or angles.attrs["dim"] != -1:
-            return None
-        angles, again = _under_views(first)
-        pairing = "halves" if again is None else None
-        if pairing is None:
-            return None
+    angles, pairing = angles_of(node.args[0], doubled)
+    if angles is None:
+        return None
     pairing = pairing or "once"
     if not is_op(angles, "mul"):
         return None
@@ -102,22 +95,6 @@ def _match_table(node, fn: str) -> Table | None:
             given = alpha is not None
             return Table(parameters, dim, place, pairing, partial, alpha=given)
     return None
-
-
-def _under_views(node):
-    """(the value under casts and views, "pairs" if a view repeats each element)."""
-    doubled = None
-    node = strip_casts(node)
-    while is_op(node, "rearrange"):
-        last = node.axes[-1]
-        if last and last[-1].repeats:
-            if constant(last[-1].size) != 2:
-                return node, None
-            doubled = "pairs"
-        elif any(f.repeats and not f.role for a in node.axes for f in a):
-            return node, None
-        node = strip_casts(node.args[0])
-    return node, doubled
 
 
 def _place(node) -> Node | None:
@@ -153,11 +130,11 @@ def _inverse_frequencies(node):
     for kind in (scaled.args[0], rope_type):
         if not same(kind, read_item(parameters, "rope_type")):
             return None
-    dim = _default_dim(default, parameters)
+    dim = default_dim(default, parameters)
     if dim is None:
         return None
     if own is not None:
-        mine = _default_dim(own, parameters, alpha_base)
+        mine = default_dim(own, parameters, alpha_base)
         if mine is None or not same(*as_sizes(mine, dim)):
             return None
     return parameters, dim, _is_partial(dim, parameters), rope_type, alpha
@@ -186,30 +163,6 @@ def tested_type(cond):
             if b == "default":
                 return a
     return None
-
-
-def _default_dim(node, parameters, base=None):
-    """dim of 1 / theta ** (arange(0, dim, 2) / dim), else None. base(theta, parameters,
-    dim) is what stands in theta's place."""
-    node = strip_casts(node)
-    if not is_op(node, "truediv") or not is_number(node.args[0], 1):
-        return None
-    power = strip_casts(node.args[1])
-    if not is_op(power, "pow") or not is_scalar(power.args[0]):
-        return None
-    theta = read_item(parameters, "rope_theta")
-    exponent = strip_casts(power.args[1])
-    if not is_op(exponent, "truediv"):
-        return None
-    steps, dim = exponent.args
-    if not same(power.args[0], base(theta, parameters, dim) if base else theta):
-        return None
-    while is_op(steps, "cast"):
-        steps = steps.args[0]
-    if not is_op(steps, "arange") or not is_scalar(dim):
-        return None
-    start, stop, step = steps.args
-    return dim if same(start, 0) and same(stop, dim) and same(step, 2) else None
 
 
 def _is_partial(dim, parameters) -> bool:

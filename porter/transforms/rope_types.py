@@ -16,6 +16,7 @@ from porter.analyze.graph import Node, walk
 from porter.analyze.symbols import Sym, constant, same, unwrap
 from porter.analyze.values import is_scalar
 from porter.transforms.matching import either_way, is_op
+from porter.transforms.rope_angles import angles_of, default_dim, under_views
 
 TYPES = ("default", "linear", "dynamic", "yarn", "llama3", "longrope", "proportional")
 
@@ -184,26 +185,18 @@ class Fold:
 
 
 def _plain(node: Any, fn: str, parameters) -> Plain | None:
-    from porter.transforms.rope_tables import _under_views
-
-    node, doubled = _under_views(node)
+    node, doubled = under_views(node)
     scaling: Any = None
     while is_op(node, "mul"):
         found = [(i, f) for i, f in either_way(node) if is_scalar(f)]
         if not found or not same(1 if scaling is None else scaling, 1):
             return None
         inner, scaling = found[0]
-        node, again = _under_views(inner)
+        node, again = under_views(inner)
         doubled = doubled or again
     if not is_op(node, fn):
         return None
-    angles, inside = _under_views(node.args[0])
-    pairing = doubled or inside
-    if is_op(angles, "cat") and pairing is None:
-        parts = angles.args[0]
-        if len(parts) != 2 or parts[0] is not parts[1] or angles.attrs["dim"] != -1:
-            return None
-        angles, pairing = _under_views(parts[0])[0], "halves"
+    angles, pairing = angles_of(node.args[0], doubled)
     if pairing is None or not is_op(angles, "mul"):
         return None
     for place, frequency in either_way(angles):
@@ -214,8 +207,6 @@ def _plain(node: Any, fn: str, parameters) -> Plain | None:
 
 
 def _product(place, frequency, pairing, scaling, parameters) -> Plain | None:
-    from porter.transforms.rope_tables import _default_dim
-
     place, factor = _divided(place)
     if not is_op(place, "positions"):
         return None
@@ -228,7 +219,7 @@ def _product(place, frequency, pairing, scaling, parameters) -> Plain | None:
         if not same(frequency.args[1], parameters):
             return None
         return Plain(None, place, pairing, "library", None, scaling)
-    dim = _default_dim(frequency, parameters)
+    dim = default_dim(frequency, parameters)
     if dim is None:
         return None
     form = "default" if factor is None else "divided"

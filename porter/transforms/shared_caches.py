@@ -110,21 +110,17 @@ def _base(states: Node) -> Node:
     return states
 
 
-def _left(node: Node) -> Node:
-    return _base(node)
-
-
 def _shelf(node: Node) -> Shelf:
-    shelf: Shelf = _left(node).attrs["shelf"]
+    shelf: Shelf = _base(node).attrs["shelf"]
     return shelf
 
 
 def _index(node: Node) -> Any:
-    return _left(node).attrs["index"]
+    return _base(node).attrs["index"]
 
 
 def _place(node: Node) -> int:
-    at: int = _left(node).attrs["at"]
+    at: int = _base(node).attrs["at"]
     return at
 
 

@@ -18,11 +18,11 @@ Leaves: windows, soft caps, sinks and slopes, which MLAAttention has not; keys w
 from dataclasses import dataclass
 from typing import Any
 
-from porter.analyze.axes import leaves
+from porter.analyze.axes import leaf_ids, leaves
 from porter.analyze.graph import Axis, Node, axis_size, has_role
 from porter.analyze.symbols import LATENT_CACHE, arith, same
 from porter.transforms.base import Transform
-from porter.transforms.flatten_tokens import flat_heads, leaf_ids
+from porter.transforms.flatten_tokens import flat_heads
 from porter.transforms.matching import is_op, strip_casts, strip_views
 
 _UNLIKE_LATENT = ("window", "soft_cap", "slopes", "sinks")

@@ -12,6 +12,7 @@ Leaves: any other arithmetic; `keep_rope` then takes care of its tables.
 
 from dataclasses import dataclass, replace
 
+from porter.analyze.axes import leaves
 from porter.analyze.graph import Factor, Node, axis_size
 from porter.analyze.symbols import Sym, arith, negate, same, unwrap
 from porter.transforms.base import Transform
@@ -107,10 +108,9 @@ class SubstituteRope(Transform):
             return None
         inner = view.args[0]
         found = match_rotation(inner, self.facts.interpreter.sizes.same)
-        last = [leaf for f in view.axes[-1] for leaf in f.leaves()]
         if found is None or not _moves_only(view, inner):
             return None
-        if [leaf for f in inner.axes[-1] for leaf in f.leaves()] != last:
+        if leaves(inner.axes[-1]) != leaves(view.axes[-1]):
             return None
         axes = _renamed(view.axes, inner, found.x)
         if axes is None:

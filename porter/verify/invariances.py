@@ -63,7 +63,7 @@ def check_invariances(
 def _mixed_batch(make_engine: MakeEngine, traces: list[Trace], tp: int) -> bool:
     """All prompts at once: decoding rows of different lengths share their steps."""
     with make_engine(tensor_parallel_size=tp) as llm:
-        return same_tokens(llm, traces)
+        return _same_tokens(llm, traces)
 
 
 def _staggered(make_engine: MakeEngine, traces: list[Trace], tp: int) -> bool:
@@ -72,7 +72,7 @@ def _staggered(make_engine: MakeEngine, traces: list[Trace], tp: int) -> bool:
     The prompts come twice, so blocks of the cache are given back and used again.
     """
     with make_engine(tensor_parallel_size=tp, max_num_seqs=2) as llm:
-        return same_tokens(llm, traces + traces[::-1])
+        return _same_tokens(llm, traces + traces[::-1])
 
 
 def _chunked_prefill(
@@ -80,7 +80,7 @@ def _chunked_prefill(
 ) -> bool:
     """Prompts read CHUNK tokens a step, the later chunks through the paged cache."""
     with make_engine(tensor_parallel_size=tp, max_num_batched_tokens=CHUNK) as llm:
-        return same_tokens(llm, traces) and same_logits(llm, traces, tolerance)
+        return same_answers(llm, traces, tolerance)
 
 
 def _compiled(
@@ -88,7 +88,7 @@ def _compiled(
 ) -> bool:
     """The graph that torch.compile made of the model, in place of its code."""
     with make_engine(tensor_parallel_size=tp, compiled=True) as llm:
-        return same_tokens(llm, traces) and same_logits(llm, traces, tolerance)
+        return same_answers(llm, traces, tolerance)
 
 
 def _two_ranks(
@@ -102,10 +102,15 @@ def _two_ranks(
     except (UsageError, CannotRun):
         return None  # heads that don't divide: said to a user who asks for two ranks
     with engine as llm:
-        return same_tokens(llm, traces) and same_logits(llm, traces, tolerance)
+        return same_answers(llm, traces, tolerance)
 
 
-def same_tokens(llm: Any, traces: list[Trace]) -> bool:
+def same_answers(llm: Any, traces: list[Trace], tolerance: float) -> bool:
+    """Whether an engine gives the tokens of `traces`, and logits within the tolerance."""
+    return _same_tokens(llm, traces) and _same_logits(llm, traces, tolerance)
+
+
+def _same_tokens(llm: Any, traces: list[Trace]) -> bool:
     """Whether all prompts together get the tokens that each of them got, ties aside."""
     outputs = generate(llm, [t.prompt for t in traces], len(traces[0].tokens))
     return all(
@@ -124,7 +129,7 @@ def _tied(llm: Any, trace: Trace, tokens: list[int]) -> bool:
     return tie_gap(logits, trace.tokens[step], tokens[step]) <= TIE
 
 
-def same_logits(llm: Any, traces: list[Trace], tolerance: float) -> bool:
+def _same_logits(llm: Any, traces: list[Trace], tolerance: float) -> bool:
     """Whether every prompt's relative RMSE is within the tolerance."""
     logits = llm.prefill_logits([trace.prompt for trace in traces])
     return all(

@@ -39,14 +39,11 @@ def zoo(
     processes at a time, as many as there are cores by default. Raises UsageError
     (unknown name, unwritable file) and CannotRun (an engine that isn't here).
     """
-    if not convert_only:  # which needs no torch
+    if backend or not convert_only:  # which needs no torch
         from porter.verify.engines import check_engine
 
-        check_engine(engine)
-    if backend:
-        from porter.verify.engines import check_engine
-
-        check_engine("vllm")
+        for needed in [engine] * (not convert_only) + ["vllm"] * backend:
+            check_engine(needed)
     specimens = [s for s in find(list(names)) if category in (None, category_of(s))]
     started = time.perf_counter()
     steps = 1 + (not convert_only) + backend

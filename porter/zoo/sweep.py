@@ -178,6 +178,17 @@ def convert_for(specimen: Specimen, config: dict[str, Any]) -> str:
         return convert(specimen.path, arch=specimen.architecture, config=path).text
 
 
+def _prepare_forks(engine: str) -> None:
+    """Import here, once, what each process needs."""
+    import torch
+    import transformers  # noqa: F401
+
+    from porter.verify.engines import check_engine
+
+    torch.set_num_threads(1)  # tiny models; and a forked pool of threads would hang
+    check_engine(engine)  # which imports vLLM once, too
+
+
 def _verify_all(
     indexes: list[int],
     conversions: dict[int, _Conversion],
@@ -187,13 +198,7 @@ def _verify_all(
     invariances: bool,
     workers: int,
 ) -> Iterator[tuple[int, Entry]]:
-    import torch
-    import transformers  # noqa: F401  imported here once, not in each process
-
-    from porter.verify.engines import check_engine
-
-    torch.set_num_threads(1)  # tiny models; and a forked pool of threads would hang
-    check_engine(engine)  # which imports vLLM once, too
+    _prepare_forks(engine)
 
     def work(conversion: _Conversion) -> Entry:
         return verify_one(conversion, engine, ranks, configs, invariances)
@@ -211,13 +216,7 @@ def _verify_all(
 def _measure_backends(
     specimens: Sequence[Specimen], workers: int
 ) -> Iterator[tuple[int, Backend]]:
-    import torch
-    import transformers  # noqa: F401  imported here once, not in each process
-
-    from porter.verify.engines import check_engine
-
-    torch.set_num_threads(1)
-    check_engine("vllm")
+    _prepare_forks("vllm")
     tasks = run_each(
         measure_backend, specimens, workers=workers, timeout=BACKEND_SECONDS
     )
