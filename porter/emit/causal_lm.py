@@ -5,11 +5,12 @@ from typing import Any
 from porter.analyze.graph import Node
 from porter.analyze.symbols import same
 from porter.analyze.values import Module
-from porter.emit.classes import ClassSet, Generated, indented
+from porter.emit.classes import ClassSet, Generated
 from porter.emit.constructor import Constructor
 from porter.emit.experts import BALANCE_METHOD, balance_lines, expert_count
+from porter.emit.lines import Line, indented
 from porter.emit.loading import WeightsWriter
-from porter.emit.method import Body, Line
+from porter.emit.method import Body
 from porter.emit.scope import ClassScope
 from porter.emit.trunk import Trunk
 from porter.emit.weights import WeightPlan
@@ -126,7 +127,6 @@ class CausalLMWriter:
         head = next(n for n in self.graph.order if n.op == "logits")
         if head is top:
             body.prepare(top)
-            body.lines[-1].text = body.lines[-1].text.replace("logits = ", "return ", 1)
         elif not self.profile.late_logits:
             raise Refused(
                 [
@@ -143,7 +143,10 @@ class CausalLMWriter:
             name = body.ensure(head)
             body.line(f"if {name} is None:\n    return None", [head.span])
             body.line(f"return {body.ensure(top)}")
-        text = "\n".join(line.text for line in body.lines)
+        lines = body.finished({}, head.span)
+        if head is top:
+            lines[-1].text = lines[-1].text.replace("logits = ", "return ", 1)
+        text = "\n".join(line.text for line in lines)
         if "positions" in text or "input_ids" in text:
             raise Refused(
                 [
@@ -163,7 +166,7 @@ class CausalLMWriter:
         )
         return [
             Line(signature, [head.span]),
-            *self.classes.comments.weave(indented(body.lines, 2)),
+            *self.classes.comments.weave(indented(lines, 2)),
         ]
 
     # -- class attributes

@@ -12,7 +12,8 @@ from porter.emit.comments import Comments
 from porter.emit.constructor import Constructor
 from porter.emit.frames import FrameGraph
 from porter.emit.imports import IMPORTED
-from porter.emit.method import Body, Line
+from porter.emit.lines import Line, indented
+from porter.emit.method import Body
 from porter.emit.names import hinted, hinted_below
 from porter.emit.scope import ClassScope
 from porter.gap import Gap, Refused
@@ -173,6 +174,7 @@ def write_forward(
     body.plan(outputs)
     for out in outputs:  # all of them first: a later one may take an earlier one's name
         body.prepare(out)
+    body.reads = []
     results = [body.operand(out) for out in outputs]
     last = body.spans
     body.line(f"return {', '.join(results)}", last)
@@ -188,7 +190,7 @@ def write_forward(
         else (f"tuple[{', '.join(['torch.Tensor'] * len(outputs))}]")
     )
     lines = [Line(f"    def forward({signature}) -> {kind}:", [frame.span])]
-    return lines + comments.weave(indented(body.lines, 2))
+    return lines + comments.weave(indented(body.finished({}, frame.span), 2))
 
 
 def parameter_name(node, frame: Frame, taken: list[str]) -> str:
@@ -255,13 +257,6 @@ def parameter_annotations(inst: Module) -> dict[str, tuple[str, str | None]]:
                 )
                 out[arg.arg] = kind, shown
     return out
-
-
-def indented(lines: list[Line], levels: int) -> list[Line]:
-    pad = "    " * levels
-    return [
-        Line("\n".join(pad + t for t in ln.text.split("\n")), ln.spans) for ln in lines
-    ]
 
 
 def _class_span(inst: Module) -> Span:

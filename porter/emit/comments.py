@@ -2,7 +2,7 @@
 
 import re
 
-from porter.emit.method import Line
+from porter.emit.lines import Line
 from porter.source import SourceFile
 
 _HOUSEKEEPING = (

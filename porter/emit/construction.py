@@ -82,4 +82,4 @@ class ConstructorBody(Body):
         self.plan([node])
         self.prepare(node)
         text = self.operand(node, level)
-        return [line.text for line in self.lines], text
+        return [line.text for line in self.finished({}, node.span)], text

@@ -5,14 +5,17 @@ statements about in the source changes nothing. A value stands in its reader's e
 where it is read once and small; layers and calls always get a statement.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from porter.analyze.graph import Frame, Node, Span, dependencies
 from porter.analyze.symbols import key, negate
 from porter.emit.frames import Call, FrameGraph
+from porter.emit.lines import Line, as_lines, as_tree
 from porter.emit.names import hinted, preferred
 from porter.emit.printing import Printer
+from porter.emit.read_back import read_back
 
 _STATEMENTS = {
     "linear", "qkv", "merged_linear", "attend", "attend_latent", "norm", "embedding",
@@ -21,14 +24,7 @@ _STATEMENTS = {
 }  # fmt: skip
 _INLINE_COST = 6
 Region = tuple[tuple[int, bool], ...]
-
-
-@dataclass
-class Line:
-    """A statement of the output and the places in the source that it comes from."""
-
-    text: str
-    spans: list[Span] = field(default_factory=list)
+Binding = tuple[str, Node]
 
 
 @dataclass(eq=False)
@@ -66,6 +62,7 @@ class Body:
         self.reserved: set[str] = set()
         self.branches: dict[int, int] = {}
         self.spans: list[Span] = []
+        self.reads: list[Binding] = []  # of the statement that is being written
 
     # -- what is to be written
 
@@ -186,10 +183,29 @@ class Body:
 
     # -- writing
 
-    def line(self, text: str, spans: list[Span] | None = None) -> None:
+    def line(
+        self,
+        text: str,
+        spans: list[Span] | None = None,
+        *,
+        reads: Sequence[Binding] | None = None,
+        writes: Sequence[Binding] = (),
+        cond: Any = None,
+    ) -> None:
+        """Write a statement. reads: None for what `operand` was asked for meanwhile."""
         pad = "    " * self.indent
         body = "\n".join(pad + part for part in text.split("\n"))
-        self.lines.append(Line(body, list(self.spans if spans is None else spans)))
+        if reads is None:
+            reads, self.reads = self.reads, []
+        spans = list(self.spans if spans is None else spans)
+        self.lines.append(Line(body, spans, tuple(reads), writes, cond))
+
+    def finished(self, ends: dict[str, Node], span: Span) -> list[Line]:
+        """The lines, once they have been read back. ends: what names must hold behind
+        the last line."""
+        bound = {self.called[n.id][0]: n for n in self.bound}
+        read_back(self.lines, bound, ends, span)
+        return as_lines(as_tree(self.lines))
 
     def printer(self) -> Printer:
         return Printer(self.operand, self.scope.number, self.scope.imports, self._dtype)
@@ -206,6 +222,7 @@ class Body:
         name = self.name(node)
         self.spans.append(node.span)
         if name is not None:
+            self.reads.append((name, node))
             return name
         text, own = self.expression(node)
         self.emitted.add(node.id)
@@ -225,6 +242,7 @@ class Body:
     def ensure(self, node: Node) -> str:
         """Write what is needed for node; return its name or expression."""
         self.prepare(node)
+        self.reads = []
         return self.operand(node)
 
     def prepare(self, node: Node) -> None:
@@ -273,35 +291,41 @@ class Body:
 
     def statement(self, node: Node, target: str | None = None) -> None:
         """Write `name = ...` for a node."""
-        self.spans = [node.span]
+        self.spans, self.reads = [node.span], []
         group = self.scope.group(node, self)
         if group is not None:
             text, targets = group
-            spans = self.spans
+            spans, reads = self.spans, self.reads
             names = []
             for target_ in targets:
                 names.append("_" if target_ is None else self.take_name(target_))
                 if target_ is not None:
                     self.hold(target_, names[-1])
-            self._grouped(node, names, text, spans)
+            writes = [
+                (name, t)
+                for name, t in zip(names, targets, strict=True)
+                if t is not None
+            ]
+            text = self._grouped(node, names, text)
+            self.line(text, spans, reads=reads, writes=writes)
             return
         text, _ = self.expression(node)
-        spans = self.spans
+        spans, reads = self.spans, self.reads
         name = target or self.take_name(node)
         tail = ", _" if self.scope.returns_bias(node) else ""
-        self.line(f"{name}{tail} = {text}", spans)
+        text = f"{name}{tail} = {text}"
+        self.line(text, spans, reads=reads, writes=[(name, node)])
         self.hold(node, name)
 
-    def _grouped(self, node: Node, names: list[str], text: str, spans) -> None:
+    def _grouped(self, node: Node, names: list[str], text: str) -> str:
         """`a, b = f(a, b)`, where need be under its condition."""
         test, before = self.scope.group_condition(node, self)
         left = ", ".join(names)
         if test is None:
-            self.line(f"{left} = {text}", spans)
-        elif names == before:
-            self.line(f"if {test}:\n    {left} = {text}", spans)
-        else:
-            self.line(f"{left} = {text} if {test} else ({', '.join(before)})", spans)
+            return f"{left} = {text}"
+        if names == before:
+            return f"if {test}:\n    {left} = {text}"
+        return f"{left} = {text} if {test} else ({', '.join(before)})"
 
     def hold(self, node: Node, name: str) -> None:
         self.called.setdefault(node.id, []).append(name)
@@ -313,16 +337,17 @@ class Body:
         assert call is not None
         for dep in self.graph.free(call.frame):
             self.prepare(dep)
-        self.spans = [call.frame.span]
+        self.spans, self.reads = [call.frame.span], []
         args = [self.operand(d) for d in self.graph.free(call.frame)]
         args += self.scope.passed(self.graph.layer_arguments(call.frame))
         text = f"{self.scope.module(call.frame.inst)}({', '.join(args)})"
-        spans = self.spans
-        names = []
+        spans, reads = self.spans, self.reads
+        writes = []
         for out in call.outputs:
-            names.append(self.take_name(out))
-            self.hold(out, names[-1])
-        self.line(f"{', '.join(names)} = {text}", spans)
+            writes.append((self.take_name(out), out))
+            self.hold(out, writes[-1][0])
+        names = ", ".join(name for name, _ in writes)
+        self.line(f"{names} = {text}", spans, reads=reads, writes=writes)
         self.emitted.add(item.key)
 
     # -- branches
@@ -345,14 +370,12 @@ class Body:
         if not needs[0]:
             self.hold(phi, name)
             return
-        self.line(f"if {self.scope.condition(cond, self, sides)}:", spans)
-        start = len(self.lines)
+        test = f"if {self.scope.condition(cond, self, sides)}:"
+        self.line(test, spans, reads=(), cond=cond)
         self._side(sides[0][0], [(phi, sides[0][1], name)])
         if needs[1]:
-            middle = len(self.lines)
-            self.line("else:", spans)
+            self.line("else:", spans, reads=())
             self._side(sides[1][0], [(phi, sides[1][1], name)])
-            self._join_equal(start, middle)
         self.hold(phi, name)
 
     def _pair_branches(self, nodes: list[Node]) -> None:
@@ -391,24 +414,15 @@ class Body:
         self.reserved -= set(names)
         spans, cond = self.spans, phis[0].args[0]
         sides = [(True, phis[0].args[1]), (False, phis[0].args[2])]
-        self.line(f"if {self.scope.condition(cond, self, sides)}:", spans)
+        test = f"if {self.scope.condition(cond, self, sides)}:"
+        self.line(test, spans, reads=(), cond=cond)
         for i, side in ((1, True), (2, False)):
             if i == 2:
-                self.line("else:", spans)
+                self.line("else:", spans, reads=())
             parts = zip(phis, names, strict=True)
             self._side(side, [(phi, phi.args[i], name) for phi, name in parts])
         for phi, name in zip(phis, names, strict=True):
             self.hold(phi, name)
-
-    def _join_equal(self, start: int, middle: int) -> None:
-        """Sides that read alike, a module in the place of another, need no condition."""
-        then, other = self.lines[start:middle], self.lines[middle + 1 :]
-        if [line.text for line in then] != [line.text for line in other]:
-            return
-        del self.lines[start - 1 :]
-        for a, b in zip(then, other, strict=True):
-            text = "\n".join(part.removeprefix("    ") for part in a.text.split("\n"))
-            self.lines.append(Line(text, [*a.spans, *b.spans]))
 
     def _side(self, side: bool, parts: list[tuple[Node, Node, str]]) -> None:
         """One side of a branch: (phi, what it is there, under which name)."""
@@ -427,9 +441,10 @@ class Body:
     def _put(self, operand: Node, name: str) -> None:
         item = self._item(operand)
         if self.name(operand) is not None:
-            self.spans = []
+            self.spans, self.reads = [], []
             if self.holder.get(name) is not operand:
-                self.line(f"{name} = {self.operand(operand)}")
+                text = f"{name} = {self.operand(operand)}"
+                self.line(text, writes=[(name, operand)])
         elif item is not None and item.call is not None:
             self._call(item)
             given = self.name(operand)
@@ -437,8 +452,10 @@ class Body:
                 self._rename_last(given, name)
         elif operand.op in ("phi", "item", "picked"):
             self.prepare(operand)
+            self.reads = []
             if self.name(operand) != name:
-                self.line(f"{name} = {self.name(operand)}")
+                text = f"{name} = {self.operand(operand)}"
+                self.line(text, writes=[(name, operand)])
         else:
             for dep in self._deps(item) if item is not None else []:
                 self.prepare(dep)
@@ -448,6 +465,7 @@ class Body:
         last = self.lines[-1]
         head, _, tail = last.text.partition(" = ")
         last.text = head.replace(old, new) + " = " + tail
+        last.writes = [(new if n == old else n, node) for n, node in last.writes]
 
     def _side_needs_code(self, operand: Node, name: str) -> bool:
         return self.holder.get(name) is not operand
@@ -571,7 +589,8 @@ class Body:
             if current is None or not (
                 self._alive_after(current, held) or self._read_by(node, current)
             ):
-                self.line(f"{other} = {name}", [])
+                text = f"{other} = {name}"
+                self.line(text, [], reads=[(name, held)], writes=[(other, held)])
                 self.called[held.id].append(other)
                 self.holder[other] = held
                 return True

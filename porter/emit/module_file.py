@@ -29,7 +29,7 @@ from porter.emit.config_checks import (
 from porter.emit.experts import ROUTING
 from porter.emit.frames import FrameGraph
 from porter.emit.imports import import_block
-from porter.emit.method import Line
+from porter.emit.lines import Line
 from porter.emit.trunk import Trunk, TrunkWriter
 from porter.emit.weights import WeightPlan, plan_weights
 from porter.gap import CannotRun

@@ -4,10 +4,11 @@ from porter.analyze import symbols
 from porter.analyze.graph import Frame, Loop, Node, dependencies, walk
 from porter.analyze.symbols import Sym, contains, negate, unwrap
 from porter.analyze.values import Choice, Module
-from porter.emit.classes import ClassSet, Generated, indented, parameter_name
+from porter.emit.classes import ClassSet, Generated, parameter_name
 from porter.emit.constructor import Constructor
 from porter.emit.frames import FrameGraph
-from porter.emit.method import Body, Line
+from porter.emit.lines import Line, indented
+from porter.emit.method import Body
 from porter.emit.names import hinted
 from porter.emit.scope import ClassScope
 from porter.emit.stages import empty_tensors, guard, one_width, sent_on, token_sizes
@@ -226,16 +227,17 @@ class TrunkWriter:
         body = self._body()
         body.plan([self.trunk.embedding])
         text = body.ensure(self.trunk.embedding)
+        span = self.trunk.embedding.span
         if body.lines and body.lines[-1].text.startswith(f"{text} = "):
-            body.lines[-1].text = body.lines[-1].text.replace(
-                f"{text} = ", "return ", 1
-            )
+            lines = body.finished({text: self.trunk.embedding}, span)
+            lines[-1].text = lines[-1].text.replace(f"{text} = ", "return ", 1)
         else:
             body.line(f"return {text}")
+            lines = body.finished({}, span)
         self.first |= set(self.scope.children)
         name = self.graph.profile.embed
         head = f"    def {name}(self, input_ids: torch.Tensor) -> torch.Tensor:"
-        return [Line(head, [self.trunk.embedding.span]), *indented(body.lines, 2)]
+        return [Line(head, [span]), *indented(lines, 2)]
 
     def _carried_names(self) -> list[str]:
         names: list[str] = []
@@ -295,12 +297,13 @@ class TrunkWriter:
                 text = body.take_name(node)
                 self._compute(body, node, text)
             names[node.id] = text
-        return self.classes.comments.weave(indented(body.lines, 2)), names
+        lines = body.finished({names[n.id]: n for n in shared}, self.trunk.frame.span)
+        return self.classes.comments.weave(indented(lines, 2)), names
 
     def _compute(self, body: Body, node: Node, name: str) -> None:
         text = body.ensure(node)
         if text != name:
-            body.line(f"{name} = {text}", [node.span])
+            body.line(f"{name} = {text}", [node.span], writes=[(name, node)])
             body.hold(node, name)
 
     def _compute_staged(self, body: Body, node: Node, name: str) -> None:
@@ -308,8 +311,8 @@ class TrunkWriter:
         if test is None:
             self._compute(body, node, name)
             return
-        body.line(f"{name} = None", [node.span])
-        body.line(f"if {test}:", [node.span])
+        body.line(f"{name} = None", [node.span], reads=(), writes=[(name, node)])
+        body.line(f"if {test}:", [node.span], reads=())
         before = (
             {k: list(v) for k, v in body.called.items()},
             dict(body.holder),
@@ -334,6 +337,9 @@ class TrunkWriter:
         for init, name in zip(inits, names, strict=True):
             self._compute(body, init, name)
         self.first |= set(self.scope.children) - before
+        ends = {invariant_names[n.id]: n for n in [*shared, *staged]}
+        ends.update(zip(names, inits, strict=True))
+        first = body.finished(ends, trunk.frame.span)
         span = [trunk.frame.span]
         lines = [
             Line("if get_pp_group().is_first_rank:", span),
@@ -342,7 +348,7 @@ class TrunkWriter:
                 f"        inputs_embeds = self.{self.graph.profile.embed}(input_ids)",
                 span,
             ),
-            *self.classes.comments.weave(indented(body.lines, 1)),
+            *self.classes.comments.weave(indented(first, 1)),
             Line("else:", span),
             Line("    assert intermediate_tensors is not None", span),
         ]
@@ -387,9 +393,13 @@ class TrunkWriter:
         head = f"for layer in {run}:"
         if self.scope.uses_index:
             head = f"for layer_idx, layer in enumerate({run}, start={start}):"
+        ends = {invariant_names[n.id]: n for n in trunk.invariant}
+        ends.update(zip(names, results, strict=True))  # as the next layer reads them
         lines = [
             Line(head, [trunk.loop.span]),
-            *self.classes.comments.weave(indented(body.lines, 1)),
+            *self.classes.comments.weave(
+                indented(body.finished(ends, trunk.loop.span), 1)
+            ),
         ]
         return indented(lines, 2)
 
@@ -409,7 +419,8 @@ class TrunkWriter:
         body.plan(outputs)
         body.line(f"return {body.ensure(outputs[0])}")
         self.last = set(self.scope.children) - before
-        return self.classes.comments.weave(indented(body.lines, 2))
+        lines = body.finished({}, trunk.frame.span)
+        return self.classes.comments.weave(indented(lines, 2))
 
     # -- constructor
 
