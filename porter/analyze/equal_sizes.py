@@ -24,12 +24,17 @@ from porter.analyze.symbols import (
 
 @dataclass(frozen=True)
 class EqualSizes:
-    """One fact: left == right wherever all of `conds` (condition, outcome) hold."""
+    """One fact: left == right wherever all of `conds` (condition, outcome) hold.
+
+    of_rope: one side is the width of a table of rope, written as it is for the default
+    type of rope (`rope_widths` knows that of the others).
+    """
 
     left: Any
     right: Any
     conds: tuple[tuple[Any, bool], ...]
     span: Span
+    of_rope: bool = False
 
 
 class SizeFacts:

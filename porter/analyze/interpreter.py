@@ -34,6 +34,7 @@ from porter.analyze.in_place import InPlace
 from porter.analyze.legacy_cache import FIRST, Record, joined
 from porter.analyze.operators import Operators
 from porter.analyze.own_products import whole_layer
+from porter.analyze.rope_widths import mark_rope_widths
 from porter.analyze.settling import beyond_length
 from porter.analyze.shared_states import SharedStates, is_left
 from porter.analyze.statements import Statements
@@ -184,10 +185,12 @@ class Interpreter(
                     "the number of tokens is used as a value",
                     "vLLM batches tokens of several sequences",
                 )
+        known = len(self.sizes.checked)
         try:
             axes = apart(ax.broadcast([t.axes for t in tensors], self.must_equal))
         except ax.AxisError as error:
             raise self.gap(f"`{op}`: {error}") from error
+        mark_rope_widths(self.sizes.checked, known, tensors)
         tag = dtype if dtype is not None else promote(tensors)
         return self.node(op, args, axes, dtype=tag, **attrs)
 

@@ -7,13 +7,16 @@ arithmetic, it is kept for the default type, and the port stops for the other ty
 
 Before: cos, sin = self.rotary_emb(hidden_states, position_ids)
 After:  cos, sin = self.rotary_emb.cos_sin_cache[positions].chunk(2, dim=-1)
-Refuses: frequencies without a default formula.
+Refuses: frequencies without a default formula; a width of the tables that only the rope
+type tells, where more is done with it than cutting them.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from porter.analyze.graph import Factor, Node, feature_axis, walk
-from porter.analyze.symbols import Sym, arith, contains, unwrap
+from porter.analyze.rope_widths import reads_size, width_of_table, with_width
+from porter.analyze.symbols import Sym, arith, contains, same, unwrap
 from porter.transforms.base import Transform, settle
 from porter.transforms.matching import is_op
 from porter.transforms.rope_tables import (
@@ -23,24 +26,55 @@ from porter.transforms.rope_tables import (
     tested_type,
 )
 
+# The fields that transformers' initialisation of the scaled types makes the width of.
+_LIBRARY_READS = ("head_dim", "hidden_size", "num_attention_heads")
+
 
 class KeepRope(Transform):
     __doc__ = __doc__
 
     def run(self) -> None:
         self.reads = self.users()
+        self.widths: list[tuple[Any, Any]] = []  # (what it is by default, for any type)
         found = []
         for node in self.nodes():
             for fn, which in (("cos", 0), ("sin", 1)):
                 table = match_table(node, fn) if node.frame is not None else None
                 if table is not None and self._is_outermost(node, fn):
-                    found.append((node, table, which))
+                    found.append((node, self._of_its_width(table), which))
         for node, table, which in found:
             self._read_cache(node, table, which)
         settle(self.facts)
+        for dim, width in self.widths:
+            for node in self.nodes():
+                if node.op == "slice":
+                    self._cut_at_width(node, dim, width)
+                if any(reads_size(arg, dim) for arg in node.args):
+                    raise self.gap(
+                        node.span, "rope's width, which the type decides, as a number"
+                    )
         for node in self.nodes():
             self._default_only(node)
         settle(self.facts)
+
+    def _of_its_width(self, table: Table) -> Table:
+        """The table with the width that it has for every type, where the config class
+        gives a factor that the default type doesn't read."""
+        config, facts = self.facts.config, self.facts.interpreter.sizes.checked
+        if table.partial or not config.sets_partial_rotary:
+            return table
+        reads = tuple(map(config.canonical, _LIBRARY_READS))
+        width = width_of_table(facts, table.dim, table.parameters, reads)
+        if not same(width, table.dim):
+            self.widths.append((table.dim, width))
+        return replace(table, dim=width)
+
+    def _cut_at_width(self, node: Node, dim: Any, width: Any) -> None:
+        """A part of a table is cut at its width, not at what the source calls it."""
+        ops = {n.op for n in walk(node.args[:1])}
+        if "rope_rows" in ops and not ops & {"linear", "embedding", "attend"}:
+            cuts = (with_width(cut, dim, width) for cut in node.args[1:])
+            node.args = (node.args[0], *cuts)
 
     def _is_outermost(self, node: Node, fn: str) -> bool:
         """In the module that makes the table, the last step of making it."""

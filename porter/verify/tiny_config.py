@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from porter.gap import CannotRun, UsageError
+from porter.verify.nested_configs import completed, nested_sizes
 
 # Sizes chosen so that nothing divides by accident: the vocabulary isn't a multiple of
 # any tp size, the MLP is not 4 x hidden, and a window is shorter than most prompts.
@@ -33,6 +34,7 @@ _PLAIN = {
     "num_heads": HEADS,
     "num_key_value_heads": KV_HEADS,
     "num_kv_heads": KV_HEADS,
+    "kv_n_heads": KV_HEADS,
     "head_dim": HEAD_DIM,
     "query_pre_attn_scalar": 48,
     "intermediate_size": 192,
@@ -75,6 +77,7 @@ _EXPERTS = {
     "moe_topk": 2,
     "moe_k": 2,
     "top_k": 2,
+    "moe_top_k": 2,
     "n_group": 2,
     "num_expert_group": 2,
     "topk_group": 1,
@@ -153,7 +156,7 @@ def tiny_configs(
             refusals.append(error)
             continue
         accepted += 1
-        yield config
+        yield from completed(config)
     if not accepted:
         raise CannotRun(
             f"{config_class.__name__} accepts no tiny sizes: {refusals[0]}"
@@ -207,6 +210,7 @@ def _shapes(config_class: type, default: Any) -> Iterator[dict[str, Any]]:
         return found
 
     everything = fields(_PLAIN, _TELLING, _EXPERTS, _LATENT, _STATE)
+    everything |= nested_sizes(default, _sizes_within)
     heads = renamed.get("num_key_value_heads", "num_key_value_heads")
     if "kv_lora_rank" in everything and heads in everything:
         # Latent attention has one key head a query head, and head_dim is its rope part.
@@ -225,6 +229,11 @@ def _shapes(config_class: type, default: Any) -> Iterator[dict[str, Any]]:
     yield {**everything, depth: 2 * LAYERS}
     yield {**{k: v for k, v in equal.items() if k not in _STATE}, depth: 2 * LAYERS}
     yield fields(_PLAIN, _TELLING)
+
+
+def _sizes_within(config_class: type, default: Any) -> dict[str, Any]:
+    """The sizes of a config inside another."""
+    return next(_shapes(config_class, default))
 
 
 def _base_class(config_class: type) -> type:
