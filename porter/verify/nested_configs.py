@@ -1,4 +1,4 @@
-"""Configs inside a config, in small: a model may keep its attention's or its experts' there.
+"""Configs inside a config, in small: a model may keep its experts' sizes in one of its own.
 
 A nested config gets tiny sizes by the names of its fields, as the outer one does. Some
 classes lack fields by default that every published config of theirs has, and without
