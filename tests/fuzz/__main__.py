@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 from porter.convert import convert
-from porter.gap import Refused
+from porter.gap import CannotRun, Refused
 from porter.verify.reference import class_of_module
 from porter.verify.variation import vary
 from porter.zoo.listing import Specimen, find
@@ -61,10 +61,15 @@ def main(argv: list[str] | None = None) -> int:
 def make_cases(
     specimen: Specimen, count: int, seed: int, varied: bool = False
 ) -> list[Case]:
-    """Random changes of one specimen, on lines that its own model runs."""
+    """Random changes of one specimen, on lines that its own model runs; none, and a line
+    that says why, where it runs in no tiny config."""
     source = class_of_module(specimen.module, specimen.architecture)
-    overrides = vary(source) if varied else {}
-    lines = executed_lines(specimen, overrides)
+    try:
+        overrides = vary(source) if varied else {}
+        lines = executed_lines(specimen, overrides)
+    except CannotRun as error:
+        print(f"left out: {error}")
+        return []
     text = specimen.path.read_text(encoding="utf-8")
     chosen = sample(text, lines, count, seed)
     return [Case(specimen, mutant, overrides) for mutant in chosen]
