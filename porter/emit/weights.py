@@ -87,7 +87,7 @@ def unused_weights(facts: Facts, scopes: list[ClassScope]) -> list[tuple[str, ..
                         found.append((*module.path, name))
                 elif child.owner is module and id(child) in live | holders:
                     if child.replaced is None and not (
-                        child.leaf and child.leaf != "torch.nn.ModuleList"
+                        child.leaf and child.leaf not in _HOLDERS
                     ):
                         visit(child)
                     elif child.replaced is not None:
@@ -130,6 +130,8 @@ def _owners(module: Module):
 def _held(value) -> list:
     if isinstance(value, Choice):
         return [v for v in (value.then, value.other) if isinstance(v, (Module, Node))]
+    if isinstance(value, list):  # what a Sequential or a short ModuleList holds
+        return [v for v in value if isinstance(v, Module)]
     return [value] if isinstance(value, (Module, Node)) else []
 
 
@@ -139,6 +141,7 @@ def _is_stored(node: Node) -> bool:
     )
 
 
+_HOLDERS = ("torch.nn.ModuleList", "torch.nn.Sequential")
 _WEIGHTED = (
     "torch.nn.Linear",
     "torch.nn.Embedding",
