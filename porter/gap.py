@@ -72,3 +72,7 @@ class UsageError(Exception):
 
 class CannotRun(Exception):
     """A port that can't be run or verified here, and why (exit code 3)."""
+
+
+class NoKernel(CannotRun):
+    """The engine has no kernel for heads of such sizes: no fault of the port's."""

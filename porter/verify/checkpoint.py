@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from porter.gap import CannotRun
+from porter.verify.choices import is_near, nearest_choice
 from porter.verify.quiet import quiet_transformers
 from porter.verify.reference import dtype_field, trace_reference
 from porter.verify.tiny_config import tiny_configs
@@ -42,7 +43,8 @@ class Checkpoint:
     parameters: number of elements. seed: of every draw. config: the instance saved.
     margin: the smallest distance of the two likeliest tokens in greedy decoding of
     the standard prompts, as a fraction of the logits' RMS. distinct: the number of
-    different tokens in the least varied of those continuations.
+    different tokens in the least varied of those continuations. choice: how near a tie
+    the model itself chose in them (`porter.verify.choices`), None where it never did.
     """
 
     folder: Path
@@ -51,6 +53,27 @@ class Checkpoint:
     parameters: int
     margin: float
     distinct: int
+    choice: float | None = None
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """What was drawn, and how well it tells models apart. See Checkpoint."""
+
+    seed: int
+    scales: tuple[float, float]
+    margin: float
+    distinct: int
+    choice: float | None
+
+    @property
+    def told(self) -> bool:
+        """Whether nothing that the model does is near a tie."""
+        return self.margin >= LEAST_MARGIN and not is_near(self.choice)
+
+    @property
+    def good(self) -> bool:
+        return self.told and self.distinct >= LEAST_DISTINCT
 
 
 def make_checkpoint(
@@ -73,48 +96,58 @@ def make_checkpoint(
     """
     with quiet_transformers():
         model = _build(model_class, config, config_overrides, seed)
-        seed, margin, distinct = _draw_until_telling(model, seed)
+        draw = _draw_until_telling(model, seed)
         parameters = sum(p.numel() for p in model.parameters())
         limit = max(1, 4 * parameters // shards + 1) if shards > 1 else 1 << 40
         model.config.architectures = [model_class.__name__]
         model.save_pretrained(folder, max_shard_size=limit)
     _complete_config(Path(folder), code)
-    return Checkpoint(Path(folder), model.config, seed, parameters, margin, distinct)
+    return Checkpoint(
+        Path(folder),
+        model.config,
+        draw.seed,
+        parameters,
+        draw.margin,
+        draw.distinct,
+        draw.choice,
+    )
 
 
-def _draw_until_telling(model: nn.Module, first: int) -> tuple[int, float, int]:
-    """Randomise until greedy decoding has no near tie and doesn't repeat one token.
+def _draw_until_telling(model: nn.Module, first: int) -> _Draw:
+    """Randomise until greedy decoding has no near tie and doesn't repeat one token, and
+    the model chooses nothing near a tie.
 
-    Returns the seed, margin and distinct count of the draw that the model is left
-    with: the first that is good enough, else the best.
+    Returns the draw that the model is left with: the first that is good, else the best.
     """
     prompts = make_prompts(vocabulary(model.config))
     start = {name: value.clone() for name, value in model.state_dict().items()}
-    seen: list[tuple[bool, int, float, int, tuple[float, float]]] = []
+    seen: list[_Draw] = []
     for seed in range(first, first + SEEDS):
         for scales in SCALES:
             model.load_state_dict(start)
             randomise(model, seed, *scales)
-            margin, distinct = _quality(trace_reference(model, prompts[:1]))
-            if distinct >= LEAST_DISTINCT:  # only then the others are worth the time
-                margin, distinct = _quality(trace_reference(model, prompts))
-            seen.append((margin >= LEAST_MARGIN, distinct, margin, seed, scales))
-            if margin >= LEAST_MARGIN and distinct >= LEAST_DISTINCT:
-                return seed, margin, distinct
-    _, distinct, margin, seed, scales = max(seen)
+            draw = _quality(seed, scales, trace_reference(model, prompts[:1]))
+            if draw.distinct >= LEAST_DISTINCT:  # only then the rest is worth the time
+                draw = _quality(seed, scales, trace_reference(model, prompts))
+            seen.append(draw)
+            if draw.good:
+                return draw
+    best = max(seen, key=lambda d: (d.told, d.distinct, d.margin, d.seed, d.scales))
     model.load_state_dict(start)
-    randomise(model, seed, *scales)
-    return seed, margin, distinct
+    randomise(model, best.seed, *best.scales)
+    return best
 
 
-def _quality(traces: list[Trace]) -> tuple[float, int]:
+def _quality(seed: int, scales: tuple[float, float], traces: list[Trace]) -> _Draw:
     margin = float("inf")
     for trace in traces:
         assert trace.steps is not None
         best = trace.steps.topk(2, dim=-1).values
         scale = trace.steps[trace.steps.isfinite()].square().mean().sqrt()
         margin = min(margin, float((best[:, 0] - best[:, 1]).min() / scale))
-    return margin, min(len(set(trace.tokens)) for trace in traces)
+    distinct = min(len(set(trace.tokens)) for trace in traces)
+    choice = nearest_choice([trace.choice for trace in traces])
+    return _Draw(seed, scales, margin, distinct, choice)
 
 
 def vocabulary(config: Any) -> int:

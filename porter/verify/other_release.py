@@ -119,7 +119,7 @@ def _answer(job: dict[str, Any]) -> dict[str, Any]:
     if checkpoint is not None:
         made = {
             name: getattr(checkpoint, name)
-            for name in ("seed", "parameters", "margin", "distinct")
+            for name in ("seed", "parameters", "margin", "distinct", "choice")
         }
     return {
         "model_dir": str(subject.model_dir),

@@ -21,6 +21,7 @@ from torch import nn
 
 from porter.gap import CannotRun, UsageError
 from porter.runtime.loader import checkpoint_files
+from porter.verify.choices import WatchChoices
 from porter.verify.quiet import quiet_transformers
 from porter.verify.trace import MAX_TOKENS, TOP, Trace
 
@@ -213,8 +214,9 @@ def trace_reference(
 
 
 def _trace(model: nn.Module, prompt: list[int], max_tokens: int) -> Trace:
-    logits = model(torch.tensor([prompt])).logits[0].float()
-    steps = _decode(model, prompt, max_tokens)
+    with WatchChoices() as seen:
+        logits = model(torch.tensor([prompt])).logits[0].float()
+        steps = _decode(model, prompt, max_tokens)
     top = torch.log_softmax(steps, dim=-1).topk(TOP, dim=-1)
     return Trace(
         prompt=prompt,
@@ -227,6 +229,7 @@ def _trace(model: nn.Module, prompt: list[int], max_tokens: int) -> Trace:
             )
         ],
         steps=steps,
+        choice=seen.margin,
     )
 
 

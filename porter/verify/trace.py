@@ -18,6 +18,7 @@ class Trace:
     tokens: the greedy continuation. logprobs: a step's most likely tokens and
     their natural log probabilities (at least TOP of them). steps: logits of the
     steps, [len(tokens), vocab_size] float32, or None where the engine keeps none.
+    choice: how near a tie the model chose (`choices`), None where that isn't known.
     """
 
     prompt: list[int]
@@ -25,6 +26,7 @@ class Trace:
     tokens: list[int]
     logprobs: list[dict[int, float]]
     steps: torch.Tensor | None = None
+    choice: float | None = None
 
 
 def make_prompts(

@@ -11,6 +11,7 @@ from porter.gap import UsageError
 from porter.verify.bisection import first_divergence, telling_tolerance
 from porter.verify.cache_forms import multi_head_form
 from porter.verify.checkpoint import Checkpoint, make_checkpoint, vocabulary
+from porter.verify.choices import is_near, nearest_choice
 from porter.verify.comparison import Comparison, compare, rel_rmse
 from porter.verify.engines import MakeEngine, check_engine, fitting, make_engines
 from porter.verify.invariances import check_invariances
@@ -224,7 +225,7 @@ def verify_subject(
     divergence = None
     if differing := differences(comparison, dtype):
         divergence = _bisect(subject, traces, make_engine)
-        failures += differing
+        failures += [*differing, *_near_choices(subject.traces)]
     held = {}
     if invariances and not failures:
         tolerance = TOLERANCE[dtype]
@@ -291,6 +292,17 @@ def _bisect(
     return None
 
 
+def _near_choices(traces: list[Trace]) -> list[str]:
+    """What else may be why a model with such weights differs, in words."""
+    choice = nearest_choice([trace.choice for trace in traces])
+    if not is_near(choice):
+        return []
+    return [
+        f"the source chooses the k largest of some values {choice:.0e} from a tie: "
+        "rounding may choose otherwise (try other weights)"
+    ]
+
+
 def _describe(checkpoint: Checkpoint | None) -> dict[str, Any]:
     if checkpoint is None:
         return {}
@@ -299,6 +311,7 @@ def _describe(checkpoint: Checkpoint | None) -> dict[str, Any]:
         "parameters": checkpoint.parameters,
         "margin": round(checkpoint.margin, 6),
         "distinct": checkpoint.distinct,
+        **({} if checkpoint.choice is None else {"choices": checkpoint.choice}),
     }
 
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from porter.gap import CannotRun
+from porter.gap import CannotRun, NoKernel
 from porter.runtime.accounting import WeightReport
 from porter.runtime.request import SamplingParams
 from porter.verify.origin import architecture_of
@@ -93,7 +93,7 @@ class VllmLLM:
                 self._open.close()
                 self._vllm.distributed.cleanup_dist_env_and_memory()
                 what = model_dir if port is None else port
-                raise CannotRun(f"vLLM can't run {what}: {cause}") from error
+                raise cannot(f"vLLM can't run {what}: {cause}") from error
         for architecture, path in ports.items():
             self._check_class(path, architecture)
 
@@ -164,7 +164,7 @@ class VllmLLM:
                 outputs = self._llm.generate(inputs, params, use_tqdm=False, **options)
             except Exception as error:  # vLLM raises what it likes
                 cause = self._log.cause(error)
-                raise CannotRun(f"vLLM fails to generate: {cause}") from error
+                raise cannot(f"vLLM fails to generate: {cause}") from error
         return [
             Output(
                 list(output.outputs[0].token_ids),
@@ -220,6 +220,21 @@ class VllmLLM:
         trace: TracebackType | None,
     ) -> None:
         self.shutdown()
+
+
+# How vLLM says that it has no kernel for heads of some size: its CPU kernels, and the
+# choice of a backend on other platforms.
+_NO_KERNEL = (
+    "Unsupported CPU attention configuration: head_dim=",
+    "invalid head_size",
+    "head_size not supported",
+)
+
+
+def cannot(message: str) -> CannotRun:
+    """The error for what vLLM said: NoKernel where its kernels lack a head size."""
+    lacks = any(words in message for words in _NO_KERNEL)
+    return NoKernel(message) if lacks else CannotRun(message)
 
 
 @contextmanager

@@ -1,11 +1,15 @@
 """Latent attention on the bundled runtime: both caches, against the source."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from porter.convert import convert
+from porter.gap import CannotRun, UsageError
 from porter.verify import verify
+from porter.verify.cache_forms import multi_head_form
+from porter.vllm_engine.llm import cannot
 
 
 @pytest.fixture(scope="module")
@@ -36,3 +40,22 @@ def test_a_fault_of_either_form_is_found(port: Path, tmp_path: Path) -> None:
         result = verify(wrong, max_tokens=8)
         assert not result.passed
         assert ("not the same with multi_head" in result.failures) == (name == "plain")
+
+
+@pytest.mark.parametrize("error", [CannotRun("it fails"), UsageError("it doesn't fit")])
+def test_a_form_that_fails_is_no_missing_kernel(error: Exception) -> None:
+    def make_engine(**options: Any) -> Any:
+        raise error
+
+    with pytest.raises(type(error)):
+        multi_head_form(make_engine, [], 1e-4, tp=1)
+
+
+def test_a_form_without_a_kernel_is_left_out() -> None:
+    said = "vLLM can't run x.py: RuntimeError: Unsupported CPU attention configuration"
+
+    def make_engine(**options: Any) -> Any:
+        raise cannot(f"{said}: head_dim=144")
+
+    assert multi_head_form(make_engine, [], 1e-4, tp=1) is None
+    assert type(cannot(said)) is CannotRun
