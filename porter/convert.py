@@ -10,6 +10,7 @@ from typing import Any
 from porter import __version__
 from porter.analyze.folding import Defaults, Fold, read_folding
 from porter.analyze.model import Facts, analyze
+from porter.analyze.symbols import fields_of
 from porter.emit.module_file import Emitted, emit
 from porter.gap import FAULTS, NeedsConfig, Refused, UsageError, fault
 from porter.pipeline import run
@@ -27,7 +28,11 @@ from porter.transforms.base import Change
 
 @dataclass(frozen=True)
 class Port:
-    """A generated vLLM model file. origins: line -> (source file, line) places."""
+    """A generated vLLM model file. origins: line -> (source file, line) places.
+
+    settled_by: fields of configs for which it stops at load, because one side of a branch
+    on them was left out; a port made with such a config may have that side.
+    """
 
     text: str
     file_name: str
@@ -37,6 +42,7 @@ class Port:
     report: dict[str, Any] = field(repr=False)
     origins: dict[int, list[tuple[str, int]]] = field(repr=False)
     changes: list[Change] = field(repr=False)
+    settled_by: list[str] = field(default_factory=list)
 
 
 def convert(
@@ -123,6 +129,9 @@ def _convert(order: _Order, folding: Fold | None) -> Port:
         _report(facts, emitted, changes, described),
         emitted.origins,
         changes,
+        sorted(
+            {name for cond in facts.interpreter.refused for name in fields_of(cond)}
+        ),
     )
 
 

@@ -398,6 +398,18 @@ _INFIX = {
 }
 
 
+def fields_of(x) -> set[str]:
+    """The names of the config's own fields in a value."""
+    x = unwrap(x)
+    if isinstance(x, (tuple, list)):
+        return {name for a in x for name in fields_of(a)}
+    if not isinstance(x, Sym):
+        return set()
+    if x.op in ("field", "or_default", "hasattr") and len(x.args[0]) == 1:
+        return {x.args[1]} | fields_of(x.args[2:])
+    return {name for a in x.args for name in fields_of(a)}
+
+
 def describe(x) -> str:
     """Python text of x, config fields as `config.f`; for messages and `__init__`."""
     return text(x, lambda sym: None)

@@ -138,7 +138,7 @@ def default_only_check(kind: str) -> str:
 
 _REFUSED = """\
 if {test}:
-    raise ValueError("{shown} isn't supported")"""
+    raise ValueError("{shown} isn't supported: try porter convert --config")"""
 
 
 def refused_check(cond) -> str:

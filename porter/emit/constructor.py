@@ -328,7 +328,10 @@ class Constructor:
     # -- the rest
 
     def _activation(self, name: str, act: Activation) -> str:
-        fn = "get_act_and_mul_fn" if name in self.scope.fused_acts else "get_act_fn"
+        fn = "get_act_fn"
+        if name in self.scope.fused_acts:
+            known = isinstance(unwrap(act.name), str)
+            fn = "get_act_and_mul_fn" if known else "act_and_mul"
         self.imports.add(fn)
         return f"self.{name} = {fn}({self.number(act.name)})"
 

@@ -13,6 +13,7 @@ from porter import spec
 from porter.analyze.model import Facts
 from porter.analyze.symbols import config_field, describe
 from porter.analyze.values import Module
+from porter.emit.activations import ACT_AND_MUL
 from porter.emit.causal_lm import CausalLMWriter, container, tied_embedding
 from porter.emit.classes import ClassSet, Generated
 from porter.emit.comments import Comments
@@ -73,13 +74,15 @@ def emit(facts: Facts, header: str, profile: Profile) -> Emitted:
     checks += dict.fromkeys(check for check in windows if check is not None)
     layers = trunk.loop.modules.count
     checks = list(dict.fromkeys(each_layer(text, layers) for text in checks))
+    if "act_and_mul" in classes.imports:
+        functions.append(ACT_AND_MUL)
     if "pack_routing" in classes.imports:
         functions.append(ROUTING)
     checks = [*_prepared(profile, [*classes.order, body, *holders], checks), *checks]
     root = CausalLMWriter(classes, trunk, plan, tied, checks)
     made_root = root.write()
     parts = [*classes.order, body, *holders, made_root]
-    functions += _supplied(profile, parts)
+    functions = [*_supplied(profile, functions, parts), *functions]
     raw = _join(functions, parts)
     text = "\n".join(line.text for line in raw)
     imports = import_block(text, profile)
@@ -148,9 +151,11 @@ def _prepared(profile: Profile, parts: list[Generated], checks: list[str]) -> li
     return [text for word, text in profile.prepared.items() if word in words]
 
 
-def _supplied(profile: Profile, parts: list[Generated]) -> list[str]:
+def _supplied(
+    profile: Profile, functions: list[str], parts: list[Generated]
+) -> list[str]:
     """Functions that the port brings along, where the release lacks what it needs."""
-    words = _words(parts)
+    words = _words(parts) | set(re.findall(r"\w+", "\n".join(functions)))
     return [text for name, text in profile.supplied.items() if name in words]
 
 

@@ -12,6 +12,7 @@ from porter.emit.frames import FrameGraph
 from porter.emit.layouts import Rule, rules
 from porter.emit.scope import ClassScope
 from porter.transforms.expert_weights import ExpertWeights
+from porter.transforms.wrapped_linears import name_below
 
 
 @dataclass
@@ -76,7 +77,12 @@ def unused_weights(facts: Facts, scopes: list[ClassScope]) -> list[tuple[str, ..
     for scope in scopes:
         for child in [*scope.children.values(), *scope.alternatives.values()]:
             live.update(id(part) for part in child.attrs.get("parts", ()))
-    holders = {id(m) for s in scopes for m in _owners(s.inst)}
+    fused = [
+        p for s in scopes for c in s.children.values() for p in c.attrs.get("parts", ())
+    ]
+    holders = {
+        id(m) for inst in [*(s.inst for s in scopes), *fused] for m in _owners(inst)
+    }
     found: list[tuple[str, ...]] = []
 
     def visit(module: Module) -> None:
@@ -173,8 +179,10 @@ def _child(plan: WeightPlan, scope: ClassScope, name: str, child: Module) -> Non
     if parts:
         shards: list[Any] = ["q", "k", "v"] if len(parts) == 3 else [0, 1]
         for part, shard in zip(parts, shards, strict=True):
-            plan.stacked[_narrow(scope, part)] = (_narrow_to(scope, part, name), shard)
-        plan.packed[name] = [p.name for p in parts]
+            below, target = _narrowed(scope, child, part)
+            plan.stacked[below] = (target, shard)
+        assert child.owner is not None
+        plan.packed[name] = [name_below(p, child.owner) for p in parts]
     if child.attrs.get("packed") and child.leaf:
         plan.packed.setdefault(name, [name])
     layer = child.replaced
@@ -186,24 +194,23 @@ def _child(plan: WeightPlan, scope: ClassScope, name: str, child: Module) -> Non
 _EXPERT_NAMES = ("gate_proj", "up_proj", "down_proj")  # as the fused experts load them
 
 
-def _narrow(scope: ClassScope, part: Module) -> str:
-    """`.q_proj`, with what holds it in front where another module's name begins alike."""
-    owner = part.owner
+def _narrowed(scope: ClassScope, fused: Module, part: Module) -> tuple[str, str]:
+    """`.q_proj` and `.qkv_proj`, with what holds them in front, and the dot behind, where
+    another module's name begins alike."""
+    owner = fused.owner
     assert owner is not None
+    below = name_below(part, owner)
+    first = below.partition(".")[0]
     others = [
-        n for n, v in owner.attrs.items() if isinstance(v, Module) and v is not part
+        n
+        for n, v in owner.attrs.items()
+        if isinstance(v, Module) and v is not part and n != first
     ]
-    clash = any(n.startswith(part.name) for n in others)
+    clash = any(n.startswith(part.name) for n in others) and first == below
     clash = clash or (scope.has_experts and part.name in _EXPERT_NAMES)
-    return f".{owner.name}.{part.name}." if clash else f".{part.name}"
-
-
-def _narrow_to(scope: ClassScope, part: Module, name: str) -> str:
-    owner = part.owner
-    assert owner is not None
-    return (
-        f".{owner.name}.{name}." if _narrow(scope, part).endswith(".") else f".{name}"
-    )
+    if not clash:
+        return f".{below}", f".{fused.name}"
+    return f".{owner.name}.{below}.", f".{owner.name}.{fused.name}."
 
 
 def _base_model_prefix(plan: WeightPlan, facts: Facts, graph: FrameGraph) -> None:

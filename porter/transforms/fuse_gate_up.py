@@ -5,6 +5,8 @@ matrix multiplication and one fused activation.
 
 Before: self.act_fn(self.gate_proj(x)) * self.up_proj(x)
 After:  gate_up, _ = self.gate_up_proj(x); x = self.act_fn(gate_up)
+Where a config names an activation that vLLM has no fused form of, the port applies it and
+multiplies (`porter/emit/activations.py`).
 Leaves: products whose sides differ in input, size or bias, and activations that vLLM has
 no fused form of: those that the source names, and those that its config class names for
 configs that don't.
@@ -13,13 +15,13 @@ configs that don't.
 from porter.analyze.graph import Node, axis_size
 from porter.analyze.symbols import Sym, same, unwrap
 from porter.analyze.values import Module
+from porter.emit.activations import FUSED
 from porter.transforms.base import Layer, Transform
 from porter.transforms.fuse_qkv import fresh_name
 from porter.transforms.matching import either_way, is_op
 
 # torch's own activations, by the name that get_act_and_mul_fn knows them under
 _FUSED = {"silu": "silu"}
-_NAMED = {"gelu", "gelu_pytorch_tanh", "silu", "swish"}
 _GELU = {"none": "gelu", "tanh": "gelu_pytorch_tanh"}
 
 
@@ -56,7 +58,7 @@ class FuseGateUp(Transform):
         name = unwrap(_activation(gated))
         if isinstance(name, Sym) and name.op == "field" and len(name.args[0]) == 1:
             name = self.facts.config.fields.get(name.args[1])
-        return not isinstance(name, str) or name in _NAMED
+        return not isinstance(name, str) or name in FUSED
 
     def _fuse(self, node: Node, gated: Node, up: Node) -> None:
         gate = gated.args[0]

@@ -3,7 +3,7 @@
 One matrix multiplication instead of three, sharded by heads, key/value heads replicated
 where there are fewer than ranks. Proved by following attention's operands back to the
 linear layers that make them; also for projections that are packed in one weight, head by
-head or one behind the other.
+head or one behind the other, or each in a module that does nothing else but call it.
 
 Before: q = self.q_proj(x); k = self.k_proj(x); v = self.v_proj(x)
 After:  qkv, _ = self.qkv_proj(x); q, k, v = qkv.split([...], dim=-1)
@@ -17,6 +17,7 @@ from porter.transforms.base import Layer, Transform
 from porter.transforms.matching import is_op
 from porter.transforms.packing import Cut, cut_of, packed_base, packing
 from porter.transforms.paths import HeadRegion, head_leaves, head_region
+from porter.transforms.wrapped_linears import caller_of
 
 
 class FuseQkv(Transform):
@@ -67,16 +68,17 @@ class FuseQkv(Transform):
                 return
         if any(n.args[0] is not linears[0].args[0] for n in linears):
             return
-        if any(n.frame is not linears[0].frame for n in linears):
+        nodes = self.nodes()
+        callers = [caller_of(n, nodes) for n in linears]
+        frame, owner = callers[0]
+        if owner is None or any(c != callers[0] for c in callers):
             return
         if any(not same(m.args["bias"], modules[0].args["bias"]) for m in modules):
             return
         if any(m.leaf != "torch.nn.Linear" for m in modules):
             return
-        if len({id(m.owner) for m in modules}) != 1 or not self._fit(attend, linears):
+        if not self._fit(attend, linears):
             return
-        owner = modules[0].owner
-        assert owner is not None
         name = fresh_name(owner, "qkv_proj")
         fused = Module(None, "torch.nn.Linear", modules[0].span, owner=owner, name=name)
         fused.args = {"in_features": modules[0].args["in_features"]}
@@ -89,10 +91,11 @@ class FuseQkv(Transform):
             linears[0],
             module=fused,
             sizes=dict(attend.attrs),
+            frame=frame,
         )
         for i, linear in enumerate(linears):
             modules[i].replaced = fused
-            item = self.make("item", (out, i), linear, role_name="qkv"[i])
+            item = self.make("item", (out, i), linear, role_name="qkv"[i], frame=frame)
             self.change(
                 linear, item, "projections of one input into attention are one matrix"
             )

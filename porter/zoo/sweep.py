@@ -32,7 +32,9 @@ class Entry:
     conversion. lines: of the port. reason: why, for the last three. verification: of the
     first run, as `porter verify --json`. runs: every config and number of ranks.
     config_fields: those that decide which of several models the source is; then each
-    config has a port of its own (`porter convert --config`). backend: what vLLM's
+    config has a port of its own (`porter convert --config`). settled_by: those of which a
+    port for all configs has one side only; a config that changes one of them has a port
+    of its own, too. backend: what vLLM's
     Transformers backend makes of the same checkpoint, None where it wasn't asked for.
     """
 
@@ -48,6 +50,7 @@ class Entry:
     category: str = "unknown"
     runs: list["Run"] = field(default_factory=list)
     config_fields: list[str] = field(default_factory=list)
+    settled_by: list[str] = field(default_factory=list)
     backend: Backend | None = None
 
 
@@ -165,7 +168,8 @@ def convert_one(specimen: Specimen) -> tuple[Entry, str]:
     except UsageError as error:
         return _entry(specimen, "failed", ms=ms(), reason=str(error)), ""
     lines = port.text.count("\n")
-    return _entry(specimen, "converted", ms=ms(), lines=lines), port.text
+    entry = _entry(specimen, "converted", ms=ms(), lines=lines)
+    return replace(entry, settled_by=port.settled_by), port.text
 
 
 def convert_for(specimen: Specimen, config: dict[str, Any]) -> str:
@@ -252,7 +256,7 @@ def verify_one(
         for name, changed in overrides:
             folder = Path(scratch) / name
             renew = None
-            if entry.config_fields:
+            if entry.config_fields or not changed.keys().isdisjoint(entry.settled_by):
                 renew = partial(_write_for, specimen, port)
             runs += runs_of(
                 port, source, folder, name, changed, engine, ranks, invariances, renew
