@@ -78,6 +78,8 @@ def _creation(interp, short: str, args: list, kwargs: dict):
         return Finfo()
     if short in _LIKE and args and isinstance(args[0], Node):
         return _fill_like(interp, short, *args, **kwargs)
+    if short in _RANDOM:
+        return _random(interp, short, args, kwargs)
     if short in ("Parameter", "Buffer"):
         return args[0]
     if short in (
@@ -93,6 +95,25 @@ def _creation(interp, short: str, args: list, kwargs: dict):
     if short == "get_default_dtype":
         return Dtype("activations")
     return NotImplemented
+
+
+_RANDOM = ("rand", "randn", "normal")
+
+
+def _random(interp, short: str, args: list, kwargs: dict) -> Node:
+    """What a parameter is filled with before the checkpoint gives it its value."""
+    size = kwargs.get("size")
+    if size is None:
+        size = args[2:] if short == "normal" else args
+        size = size[0] if len(size) == 1 else size
+    scalars = all(is_scalar(a) for a in args[:2])
+    if interp.frame is not None or not size or (short == "normal" and not scalars):
+        raise interp.gap(
+            "random numbers are more than a parameter's first value",
+            "a port computes the same each time",
+        )
+    sizes = size if isinstance(size, (tuple, list)) else [size]
+    return interp.node("random", (), tuple(_axis(s) for s in sizes), unique=object())
 
 
 _LIKE = {"ones_like": 1.0, "zeros_like": 0.0, "empty_like": 0.0, "full_like": None}

@@ -189,6 +189,7 @@ def head_path(node: Node) -> list[Node]:
 def _previous(node: Node) -> Node | None:
     if node.op in (
         "rearrange",
+        "shard_heads",
         "cast",
         "norm",
         "layer_norm",

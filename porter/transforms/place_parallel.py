@@ -4,7 +4,8 @@ Placement follows from the data flow, as DTensor would have it: attention works 
 head, so what makes its operands is sharded by columns and what takes its result by rows;
 an MLP's inner width is sharded where everything between its two ends is elementwise.
 What mixes a sharded axis with itself (a norm over all heads) gets the full axis: gathered
-before, cut to the rank's part after. Everything else is replicated.
+before, cut to the rank's part after. Keys and values that no fused projection makes are
+made on every rank, which takes its heads from them. Everything else is replicated.
 
 Before: nn.Linear(hidden_size, intermediate_size)
 After:  ColumnParallelLinear(hidden_size, intermediate_size, ...)
@@ -24,6 +25,7 @@ from porter.transforms.paths import (
     head_region,
     is_copies,
 )
+from porter.transforms.replicate_heads import can_cut_behind
 
 
 class PlaceParallel(Transform):
@@ -31,6 +33,7 @@ class PlaceParallel(Transform):
 
     def run(self) -> None:
         self.full: set[int] = set()  # nodes that are given all heads
+        self.own: dict[int, Node] = {}  # of a projection of all heads: the rank's heads
         self.inner: dict[int, str] = {}  # modules on either end of an inner width
         self.sharded: set[int] = set()  # nodes that a row-parallel layer takes sharded
         for attend in [n for n in self.nodes() if n.op == "attend"]:
@@ -51,6 +54,11 @@ class PlaceParallel(Transform):
     # -- attention
 
     def _attention(self, attend: Node) -> None:
+        made = [head_region(attend.args[i], head_leaves(attend, i)) for i in (1, 2)]
+        fewer = not same(attend.attrs["num_heads"], attend.attrs["num_kv_heads"])
+        cut = fewer and all(can_cut_behind(region, attend) for region in made)
+        for i, region in enumerate(made if cut else ()):
+            self._cut_behind(region, attend, i + 1)
         for i, name in enumerate(("num_heads", "num_kv_heads", "num_kv_heads")):
             region = head_region(attend.args[i], head_leaves(attend, i))
             if not region.ends:
@@ -63,6 +71,9 @@ class PlaceParallel(Transform):
                     node.attrs["role_name"] = "qkv"[i]
             if not all(_heads_first(e, head_leaves(attend, i)) for e in region.ends):
                 self._whole(region, attend, i)
+                continue
+            if i and cut:
+                self._leaks(region, attend, i)
                 continue
             for end in region.ends:
                 if end.op == "linear":
@@ -103,6 +114,25 @@ class PlaceParallel(Transform):
         args[which] = part
         attend.args = tuple(args)
         self.full |= {n.id for n in [*region.nodes, *region.mixing]}
+
+    def _cut_behind(self, region: HeadRegion, attend: Node, which: int) -> None:
+        """All key/value heads are made on every rank, and its own are taken from them."""
+        for end in region.ends:
+            self._place(
+                end, "ReplicatedLinear", "ranks may share a head: each makes all of them"
+            )
+            if end.id not in self.own:
+                self.own[end.id] = self.make(
+                    "shard_heads",
+                    (end,),
+                    end,
+                    kind="kv",
+                    role_name="qkv"[which],
+                    frame=attend.frame,
+                )
+            self.full.add(end.id)
+            for reader in region.nodes:
+                reader.args = _replaced(reader.args, end, self.own[end.id])
 
     def _leaks(self, region: HeadRegion, attend: Node, which: int) -> None:
         """Heads that something beside attention reads are gathered for it."""
