@@ -119,7 +119,9 @@ class PlaceParallel(Transform):
         """All key/value heads are made on every rank, and its own are taken from them."""
         for end in region.ends:
             self._place(
-                end, "ReplicatedLinear", "ranks may share a head: each makes all of them"
+                end,
+                "ReplicatedLinear",
+                "ranks may share a head: each makes all of them",
             )
             if end.id not in self.own:
                 self.own[end.id] = self.make(

@@ -11,7 +11,9 @@ from porter.transforms.paths import HeadRegion
 
 def can_cut_behind(region: HeadRegion, attend: Node) -> bool:
     """Whether all that reads the projections works head by head, in attention's class."""
-    readers = [n for n in region.nodes if any(d in region.ends for d in dependencies(n))]
+    readers = [
+        n for n in region.nodes if any(d in region.ends for d in dependencies(n))
+    ]
     return (
         not region.mixing
         and all(end.op == "linear" for end in region.ends)
