@@ -6,7 +6,7 @@ changes are tried one after another, and each stays that the source accepts and 
 changes what it computes, as long as it is a decoder: no token may read a later one.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -37,11 +37,16 @@ _SMALLEST = 1e-3  # of the logits' RMS: a change that shows
 _TRIALS = 24
 
 
-def vary(model_class: Any, seed: int = 0) -> dict[str, Any]:
+def vary(
+    model_class: Any,
+    seed: int = 0,
+    ported: Callable[[dict[str, Any]], bool] = lambda overrides: True,
+) -> dict[str, Any]:
     """Config overrides under which `model_class` runs and computes something else.
 
     The changes that are together in force, in the order in which they were taken; empty
-    where the class accepts none. Raises CannotRun where no tiny config runs at all.
+    where the class accepts none. ported(overrides): whether there is a port for them;
+    a change that is refused is left out, and the others are tried. Raises CannotRun where no tiny config runs at all.
     """
     with quiet_transformers():
         taken: dict[str, Any] = {}
@@ -53,7 +58,9 @@ def vary(model_class: Any, seed: int = 0) -> dict[str, Any]:
                 break
             attempt = {**taken, name: value}
             after = _behaviour(model_class, attempt, seed)
-            if after is not None and _differ(before, after):
+            if after is None or not _differ(before, after):
+                continue
+            if ported(attempt):
                 taken, before = attempt, after
     return taken
 

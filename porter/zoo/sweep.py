@@ -51,6 +51,7 @@ class Entry:
     runs: list["Run"] = field(default_factory=list)
     config_fields: list[str] = field(default_factory=list)
     settled_by: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
     backend: Backend | None = None
 
 
@@ -248,7 +249,9 @@ def verify_one(
         try:
             source = class_of_module(specimen.module, specimen.architecture)
             overrides: list[tuple[str, dict[str, Any]]] = [("tiny", {})]
-            if configs > 1 and (varied := vary(source)):
+            refused: dict[str, str] = {}
+            ported = partial(_ported, specimen, entry, refused)
+            if configs > 1 and (varied := vary(source, ported=ported)):
                 overrides.append(("varied", varied))
         except CannotRun as error:
             return replace(entry, status="unverified", reason=str(error))
@@ -262,13 +265,32 @@ def verify_one(
                 port, source, folder, name, changed, engine, ranks, invariances, renew
             )
     worst = max(runs, key=lambda run: STATUSES.index(run.status))
+    reasons = [f"{worst.config}, tp {worst.tp}: {worst.reason}"] if worst.reason else []
+    reasons += [f"refused with {change}: {why}" for change, why in refused.items()]
     return replace(
         entry,
         status=worst.status,
-        reason=f"{worst.config}, tp {worst.tp}: {worst.reason}" if worst.reason else "",
+        reason="; ".join(reasons),
+        refused=refused,
         verification=runs[0].verification,
         runs=runs,
     )
+
+
+def _ported(
+    specimen: Specimen, entry: Entry, refused: dict[str, str], overrides: dict[str, Any]
+) -> bool:
+    """Whether a config has a port; of one that hasn't, its last change is noted."""
+    deciding = {*entry.config_fields, *entry.settled_by}
+    if deciding.isdisjoint(overrides):
+        return True
+    try:
+        convert_for(specimen, overrides)
+    except Refused as refusal:
+        name = list(overrides)[-1]
+        refused[f"{name} = {overrides[name]}"] = str(refusal).splitlines()[0]
+        return False
+    return True
 
 
 def _write_for(specimen: Specimen, port: Path, model_dir: Path) -> None:
