@@ -262,8 +262,10 @@ def stored(interp, op: str, init, persistent: bool = True) -> Node:
     """A parameter or buffer of the module under construction."""
     if not isinstance(init, Node):
         raise interp.gap("a parameter made from something that can't be followed")
-    if init.op == "random" and (op != "parameter" and not persistent):
-        raise interp.gap("a buffer of random numbers that isn't stored")
+    if init.op == "random":
+        if op != "parameter" and not persistent:
+            raise interp.gap("a buffer of random numbers that isn't stored")
+        init = interp.node("fill", (0.0,), init.axes, init="empty")
     made = interp.node(op, (init,), init.axes, persistent=persistent, unique=object())
     made.dtype = init.dtype if op == "buffer" else None
     made.attrs.pop("slot", None)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from porter.analyze.axes import leaves
-from porter.analyze.graph import Node, has_role
+from porter.analyze.graph import Node, has_role, walk
 from porter.analyze.inequalities import KEY, QUERY
 from porter.analyze.paths import Paths, Unproved
 from porter.analyze.symbols import (
@@ -387,8 +387,16 @@ def _with_data(x: Node, parts: list) -> Any:
             if positions and (x.op in ("add", "sub") or _all_known(parts)):
                 continue
             if any(has_role(a, "seq", "hist", "span") for a in arg.axes):
-                raise Unproved(f"masked scores go through `{x.op}`")
+                raise Unproved(_foreign(x, arg))
     return Data(x, terms=_terms(x, parts))
+
+
+def _foreign(x: Node, bias: Node) -> str:
+    """Why something can't be added to scores, or the like."""
+    rounded = {n.dtype for n in walk([bias])} & {"bfloat16", "float16"}
+    if rounded:
+        return f"positions go into the scores rounded to {rounded.pop()}"
+    return f"masked scores go through `{x.op}`"
 
 
 def _all_known(parts: list) -> bool:

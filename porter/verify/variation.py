@@ -46,7 +46,8 @@ def vary(
 
     The changes that are together in force, in the order in which they were taken; empty
     where the class accepts none. ported(overrides): whether there is a port for them;
-    a change that is refused is left out, and the others are tried. Raises CannotRun where no tiny config runs at all.
+    a change that is refused is left out, and the others are tried. Raises CannotRun where
+    no tiny config runs at all.
     """
     with quiet_transformers():
         taken: dict[str, Any] = {}

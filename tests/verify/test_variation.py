@@ -44,3 +44,15 @@ def test_a_switch_stays_that_breaks_the_model_or_changes_nothing(switch: str) ->
     assert getattr(tiny_config(SwitchedConfig), switch) is False
     assert switch not in vary(Switched)
     assert torch.is_grad_enabled()
+
+
+def test_a_change_that_has_no_port_is_left_out_and_the_others_stay() -> None:
+    asked = []
+
+    def ported(overrides: dict) -> bool:
+        asked.append(list(overrides)[-1])
+        return "mlp_bias" not in overrides
+
+    varied = vary(LlamaForCausalLM, ported=ported)
+    assert "mlp_bias" in asked and "mlp_bias" not in varied
+    assert varied["attention_bias"] is True and asked.index("mlp_bias") < len(asked) - 1

@@ -39,7 +39,7 @@ def fake_convert(source: Path, *, arch: str) -> Any:
             raise KeyError("a bug")
         case "dies":
             os._exit(9)
-    return SimpleNamespace(text="a = 1\nb = 2\n")
+    return SimpleNamespace(text="a = 1\nb = 2\n", settled_by=[])
 
 
 @pytest.fixture
