@@ -82,7 +82,7 @@ def emit(facts: Facts, header: str, profile: Profile) -> Emitted:
     root = CausalLMWriter(classes, trunk, plan, tied, checks)
     made_root = root.write()
     parts = [*classes.order, body, *holders, made_root]
-    functions = [*_supplied(profile, functions, parts), *functions]
+    functions += _supplied(profile, functions, parts)
     raw = _join(functions, parts)
     text = "\n".join(line.text for line in raw)
     imports = import_block(text, profile)
