@@ -5,22 +5,25 @@ kept if the config class's own defaults choose it, and the port stops at load fo
 configs that choose the first: see settling.
 """
 
+from porter.analyze.branch_state import State, merge
 from porter.analyze.settling import settled
 from porter.analyze.values import Choice
 from porter.gap import Refused
 
 
 def call_choice(interp, fn: Choice, args: list, kwargs: dict):
-    written = len(interp.written)
+    written, before = len(interp.written), State(interp, None)
     try:
         with interp.assuming(fn.cond, True):
-            then = interp.call(fn.then, args, kwargs)
+            left = interp.call(fn.then, args, kwargs)
+        then = State(interp, None)
+        before.restore(interp, None)
         with interp.assuming(fn.cond, False):
-            other = interp.call(fn.other, args, kwargs)
-        return interp.join(fn.cond, then, other)
+            right = interp.call(fn.other, args, kwargs)
+        apart = merge(interp, fn.cond, then, State(interp, None), None)
+        return interp.join(fn.cond, then.of(left, apart), right)
     except Refused as refusal:
-        while len(interp.written) > written:
-            module, name, before = interp.written.pop()
-            module.attrs[name] = before
+        del interp.written[written:]
+        before.restore(interp, None)
         with settled(interp, fn.cond, refusal) as kept:
             return interp.call(fn.then if kept else fn.other, args, kwargs)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from porter.analyze import legacy_cache
+from porter.analyze.branch_state import Side, State, merge
 from porter.analyze.constants import lasting
 from porter.analyze.expert_loops import any_pairs
 from porter.analyze.families import EachKey
@@ -17,7 +18,6 @@ from porter.analyze.shared_states import Left, Shelf
 from porter.analyze.symbols import (
     LAYER,
     Sym,
-    config_field,
     constant,
     is_symbolic,
     same,
@@ -327,7 +327,7 @@ class Statements(Part):
             cond = cond if routed is None else routed
         if isinstance(cond, bool):
             return self.run_block(stmt.body if cond else stmt.orelse, env)
-        before, loop = _Snapshot(self, env), self.loop
+        before, loop = State(self, env), self.loop
         try:
             return self._both_sides(cond, stmt, rest, env)
         except Refused as refusal:
@@ -344,7 +344,7 @@ class Statements(Part):
         if isinstance(other.signal, Raised):
             return self._continue_with(then, cond, True, env)
         if then.signal is None and other.signal is None:
-            self._merge(cond, then, other, env)
+            merge(self, cond, then.state, other.state, env)
             return None
         if self._skips_rest(stmt, then, other):
             return self._skip_rest(cond, then, other, rest, env)
@@ -368,19 +368,19 @@ class Statements(Part):
             signal = self.run_block(rest, env)
         if signal is not None and signal != Jumped("continue"):
             raise self.gap("leaving the loop over layers early isn't followed")
-        staying = _Side(None, _Snapshot(self, env))
+        staying = Side(None, State(self, env))
         skipping.state.restore(self, env)
         if holds:
-            self._merge(cond, skipping, staying, env)
+            merge(self, cond, skipping.state, staying.state, env)
         else:
-            self._merge(cond, staying, skipping, env)
+            merge(self, cond, staying.state, skipping.state, env)
         return Jumped("continue")
 
-    def _side(self, cond, holds: bool, body, env) -> "_Side":
-        before = _Snapshot(self, env)
+    def _side(self, cond, holds: bool, body, env) -> Side:
+        before = State(self, env)
         with self.assuming(cond, holds):
             signal = self.run_block(body, env)
-        side = _Side(signal, _Snapshot(self, env))
+        side = Side(signal, State(self, env))
         before.restore(self, env)
         return side
 
@@ -390,47 +390,13 @@ class Statements(Part):
         self._assume(cond, holds)
         return side.signal
 
-    def _merge(self, cond, then, other, env) -> None:
-        a, b = then.state, other.state
-        names = [*a.vars, *(n for n in b.vars if n not in a.vars)]
-        for name in names:
-            left, right = a.vars.get(name, MISSING), b.vars.get(name, MISSING)
-            if left is MISSING or right is MISSING:
-                kept = right if left is MISSING else left
-                env.vars[name] = Choice(cond, left, right)
-                if isinstance(kept, (Module, Function)):
-                    env.vars[name] = kept
-            else:
-                env.vars[name] = self.join(cond, left, right)
-                self.hint(env.vars[name], name, env)
-        self._merge_config(cond, a.config, b.config)
-        for module, attrs in a.attrs.items():
-            others = b.attrs.get(module, {})
-            for name in [*attrs, *(n for n in others if n not in attrs)]:
-                left, right = attrs.get(name, MISSING), others.get(name, MISSING)
-                module.attrs[name] = self._join_attribute(cond, left, right)
-
-    def _merge_config(self, cond, then: dict, other: dict) -> None:
-        """Fields that one side has written; on the other they are what they were."""
-        self.config_values = {}
-        for path, name in [*then, *(k for k in other if k not in then)]:
-            old = config_field(path, name)
-            left, right = then.get((path, name), old), other.get((path, name), old)
-            self.config_values[path, name] = self.join(cond, left, right)
-
-    def _join_attribute(self, cond, left, right):
-        if left is MISSING:
-            left = None if isinstance(right, Module) else left
-        if right is MISSING:
-            right = None if isinstance(left, Module) else right
-        return self.join(cond, left, right)
-
     def _early_exit(self, cond, then, other, rest, env):
         """One side returns (or leaves the loop): the rest of the block is the other's."""
         if then.signal is not None and other.signal is not None:
             if isinstance(then.signal, Returned) and isinstance(other.signal, Returned):
-                return Returned(self.join(cond, then.signal.value, other.signal.value))
+                return self._join_returned(cond, then, other)
             if then.signal == other.signal:
+                merge(self, cond, then.state, other.state, env)
                 return then.signal
             raise self.gap("the sides of this branch leave in different ways")
         leaving, holds = (then, True) if then.signal is not None else (other, False)
@@ -444,8 +410,14 @@ class Statements(Part):
             raise self.gap(
                 "an early return under a config condition isn't followed here"
             )
-        a, b = leaving.signal.value, signal.value
-        return Returned(self.join(cond, a, b) if holds else self.join(cond, b, a))
+        staying = Side(signal, State(self, env))
+        sides = (leaving, staying) if holds else (staying, leaving)
+        return self._join_returned(cond, *sides)
+
+    def _join_returned(self, cond, then: Side, other: Side) -> Returned:
+        apart = merge(self, cond, then.state, other.state, None)
+        values = [s.state.of(s.signal.value, apart) for s in (then, other)]
+        return Returned(self.join(cond, *values))
 
     # -- loops
 
@@ -587,31 +559,6 @@ class Statements(Part):
         return [select(self, value, 0, i) for i in range(int(size))]
 
 
-class _Snapshot:
-    """Local names and attributes of the modules under construction, to go back to."""
-
-    def __init__(self, interpreter, env):
-        self.vars = {n: _copy(v) for n, v in env.vars.items()}
-        self.attrs = {
-            m: {n: _copy(v) for n, v in m.attrs.items()}
-            for m in interpreter.under_construction
-        }
-        self.config = dict(interpreter.config_values)
-
-    def restore(self, interpreter, env) -> None:
-        interpreter.config_values = dict(self.config)
-        env.vars.clear()
-        env.vars.update({n: _copy(v) for n, v in self.vars.items()})
-        for module, attrs in self.attrs.items():
-            module.attrs = {n: _copy(v) for n, v in attrs.items()}
-
-
-@dataclass
-class _Side:
-    signal: Any
-    state: _Snapshot
-
-
 def _modules_of(value) -> list[Module]:
     """The module that is set, or both where the config chooses one."""
     if isinstance(value, Choice):
@@ -646,10 +593,6 @@ def _storage(node: Node) -> Node:
     while node.op in ("rearrange", "slice", "select"):
         node = node.args[0]
     return node
-
-
-def _copy(value):
-    return value.copy() if type(value) in (dict, list) else value
 
 
 def _first_size(value: Node):
