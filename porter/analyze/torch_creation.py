@@ -221,6 +221,10 @@ def fill_item(interp, x: Node, index, value) -> Node:
         sizes = [[axis_size(a) for a in t.axes] for t in (x, value)]
         if same(*sizes):
             return value
+    if interp.under_construction and any(isinstance(i, slice) for i in items):
+        from porter.analyze.torch_parts import put
+
+        return put(interp, x, index, value)
     known = is_scalar(items[0]) and is_scalar(value) and value is not None
     if not interp.under_construction or rest or not known or isinstance(items[0], bool):
         raise interp.gap("a tensor is written to in place by index")

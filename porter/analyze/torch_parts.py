@@ -74,7 +74,7 @@ def put(interp, x: Node, item, value) -> Node:
         value = interp.node("fill", (value,), part.axes, dtype=x.dtype)
     fits = len(part.axes) == len(value.axes) and value.dtype == x.dtype
     for mine, other in zip(part.axes, value.axes, strict=False):
-        fits = fits and same(axis_size(mine), axis_size(other))
+        fits = fits and interp.must_equal(axis_size(mine), axis_size(other))
     if not fits:
         raise interp.gap("a part of a tensor is written with other sizes than its own")
     around = [(0, low), None, (high, size)]
