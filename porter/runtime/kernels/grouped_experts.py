@@ -48,24 +48,26 @@ def grouped_mlp(
     packed: each expert's (w13, w2) as `packed_linear` reads them, in place of both.
     """
     num_experts, top_k = len(packed or w13), ids.shape[1]
-    order, counts = sort_by_expert(ids, num_experts)
-    out = torch.zeros_like(x)
-    start = 0
-    for expert, count in enumerate(counts.tolist()):
-        if not count:
+    order, held = sort_by_expert(ids, num_experts)
+    counts = held.tolist()
+    order = order[: sum(counts)]
+    token = order // top_k
+    # Gathered once and added up once: an expert's own few operations are its products.
+    made = []
+    for expert, rows in enumerate(x[token].split(counts)):
+        if not len(rows):
             continue
-        pairs = order[start : start + count]
-        start += count
-        token = pairs // top_k
-        rows = x if count == x.shape[0] == 1 else x[token]
         first = None if b13 is None else b13[expert]
         second = None if b2 is None else b2[expert]
         if packed is not None:
             inner = activation(packed_linear(rows, packed[expert][0], first))
-            made = packed_linear(inner, packed[expert][1], second)
+            made.append(packed_linear(inner, packed[expert][1], second))
         else:
             inner = activation(F.linear(rows, w13[expert], first))
-            made = F.linear(inner, w2[expert], second)
-        made = made * weights.flatten()[pairs, None].to(made.dtype)
-        out.index_add_(0, token, made)
-    return out
+            made.append(F.linear(inner, w2[expert], second))
+    out = torch.zeros_like(x)
+    if not made:
+        return out
+    total = torch.cat(made)
+    total *= weights.flatten()[order, None].to(total.dtype)
+    return out.index_add_(0, token, total)
