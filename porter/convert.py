@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from porter import __version__
+from porter.analyze.first_step import MASK_ARGUMENT, accepts
 from porter.analyze.folding import Defaults, Fold, read_folding
 from porter.analyze.model import Facts, analyze
 from porter.analyze.symbols import fields_of
@@ -100,13 +101,35 @@ def by_config(refusal: Refused, order: _Order) -> Refused:
 
 
 def _convert(order: _Order, folding: Fold | None) -> Port:
-    sources = SourceSet()
-    path = order.path
-    file = sources.load(path, order.text)
+    facts = _analyze(order, folding, masked=False)
     try:
-        facts = analyze(sources, file, order.arch, folding)
+        return _write(order, facts)
+    except Refused:
+        if not _takes_mask(facts):
+            raise
+        try:  # some are causal only with the mask that generation hands them
+            return _write(order, _analyze(order, folding, masked=True))
+        except Refused:
+            pass
+        raise
+
+
+def _takes_mask(facts: Facts) -> bool:
+    forward = facts.interpreter.find_method(facts.root, "forward")
+    return forward is not None and MASK_ARGUMENT in accepts(forward)
+
+
+def _analyze(order: _Order, folding: Fold | None, masked: bool) -> Facts:
+    sources = SourceSet()
+    file = sources.load(order.path, order.text)
+    try:
+        return analyze(sources, file, order.arch, folding, masked)
     except FAULTS as error:
         raise fault(file.shown, 1, error) from error
+
+
+def _write(order: _Order, facts: Facts) -> Port:
+    path, file = order.path, facts.file
     described, again = describe_source(file, order.arch, order.source)
     if order.config is not None:
         again += f" --config {shlex.quote(str(order.config))}"

@@ -41,6 +41,7 @@ from porter.analyze.values import (
     External,
     ExternalMethod,
     Finfo,
+    FromConfig,
     Function,
     Module,
     Opaque,
@@ -214,7 +215,7 @@ class Attributes(Part):
         if name in ("_from_config", "from_config"):
             bases = [b.name.rsplit(".", 1)[-1].lower() for b in external_bases(obj)]
             if "pretrainedmodel" in bases:
-                return obj  # PreTrainedModel's: it builds the class from the config
+                return FromConfig(obj)
 
         for cls in lineage(obj):
             found = self._class_member(cls, name, None)

@@ -32,6 +32,7 @@ from porter.analyze.values import (
     Context,
     External,
     ExternalMethod,
+    FromConfig,
     Function,
     Module,
     Opaque,
@@ -89,6 +90,8 @@ class Calls(Part):
             return torch_elementwise.activation(self, fn, args[0])
         if isinstance(fn, Class):
             return self.instantiate(fn, args, kwargs)
+        if isinstance(fn, FromConfig):
+            return self.instantiate(fn.cls, args, _without_loading(kwargs))
         if isinstance(fn, Choice):
             return call_choice(self, fn, args, kwargs)
         if isinstance(fn, hf_api.RopeInit):
@@ -218,6 +221,12 @@ class Calls(Part):
         if old_configs.lacks(config, name):
             return False
         return Sym("hasattr", (config.path, name))
+
+
+def _without_loading(kwargs: dict) -> dict:
+    """Keywords of `_from_config` that transformers keeps for itself."""
+    own = ("attn_implementation", "torch_dtype", "dtype")
+    return {name: value for name, value in kwargs.items() if name not in own}
 
 
 def _is_message(fn: External) -> bool:

@@ -7,6 +7,7 @@ followed again so, and the same operations must come out, with nothing past.
 
 from typing import Any
 
+from porter.analyze import positions
 from porter.analyze.graph import Frame, Loop, Node, axis_size, iter_nodes, walk
 from porter.analyze.symbols import Sym, key, unwrap
 from porter.analyze.values import Cache, Function, Module, is_scalar
@@ -14,16 +15,30 @@ from porter.gap import Gap, Refused
 
 # The name under which transformers' generation hands the cache of the last step over.
 CACHE_ARGUMENT = "past_key_values"
+# And the name of the mask of ones, one for each token so far, as none is padded.
+MASK_ARGUMENT = "attention_mask"
 
 
-def arguments_of_a_step(forward: Function, input_ids: Node) -> dict[str, Any]:
-    """What generation hands to forward in any step: tokens, and the cache so far."""
-    accepted = {a.arg for a in (*forward.node.args.args, *forward.node.args.kwonlyargs)}
+def accepts(forward: Function) -> set[str]:
+    """The names of the arguments of a forward."""
+    return {a.arg for a in (*forward.node.args.args, *forward.node.args.kwonlyargs)}
+
+
+def arguments_of_a_step(
+    interp, forward: Function, input_ids: Node, masked: bool = False
+) -> dict[str, Any]:
+    """What generation hands to forward in any step: tokens, and the cache so far.
+
+    masked: and the mask, which most models don't need.
+    """
+    accepted = accepts(forward)
     given: dict[str, Any] = {"input_ids": input_ids}
     if "use_cache" in accepted:  # as in generation; the default comes from the config
         given["use_cache"] = True
     if CACHE_ARGUMENT in accepted:
         given[CACHE_ARGUMENT] = Cache()
+    if masked and MASK_ARGUMENT in accepted:
+        given[MASK_ARGUMENT] = positions.ones(interp)
     return given
 
 

@@ -70,11 +70,14 @@ from porter.source import SourceFile, SourceSet
 
 
 class Env:
-    """Local names of one call. inst and cls: what `self` and `super()` mean in it."""
+    """Local names of one call. inst and cls: what `self` and `super()` mean in it; node:
+    the function; now: the statement that is run."""
 
     def __init__(self, file: SourceFile, inst=None, cls=None, outer=None):
         self.file, self.inst, self.cls, self.outer = file, inst, cls, outer
         self.vars: dict[str, Any] = {}
+        self.node: ast.AST | None = None
+        self.now: ast.stmt | None = None
 
 
 class Interpreter(
@@ -231,12 +234,25 @@ class Interpreter(
                         behind.enter_context(self.assuming(verdict, not short))
             if not rest:
                 return not short
+            if len(rest) > 1 and self._excludes_itself(rest, short):
+                return short
             return rest[0] if len(rest) == 1 else Sym(cond.op, tuple(rest))
         if cond.op == "lt" and same(cond.args[0], 0) and _counts_past(cond.args[1]):
             later = self.decide(FIRST)
             return (not later) if isinstance(later, bool) else negate(later)
         verdict = beyond_length(self, cond)
         return cond if verdict is None else verdict
+
+    def _excludes_itself(self, parts: list, short: bool) -> bool:
+        """Whether a part of an `and` is false where all the others hold (short False), as
+        in `not (a and b) and a and b`; of an `or`, true where none of the others does."""
+        for i, part in enumerate(parts):
+            with ExitStack() as others:
+                for other in (*parts[:i], *parts[i + 1 :]):
+                    others.enter_context(self.assuming(other, not short))
+                if self.decide(part) is short:
+                    return True
+        return False
 
     def refuse_where(self, cond) -> bool:
         """Give up the configs of which cond holds: a port stops for them at load."""
@@ -411,6 +427,7 @@ class Interpreter(
         if self.depth > 60:
             raise self.gap(f"calls nest too deeply at `{fn.name}`")
         env = Env(fn.file, inst, fn.owner, fn.closure)
+        env.node = fn.node
         self.bind(fn, env, args, kwargs, inst)
         saved_file, saved = self.file, (self.line, self.end_line)
         self.file = fn.file

@@ -177,6 +177,11 @@ def joined(first: Any, later: Any) -> Any:
     """The one value of a branch on the first step, None where there is none."""
     if is_past(later) and (first is None or _all_none(first)):
         return later
+    if isinstance(first, (tuple, list)) and type(first) is type(later):
+        if len(first) != len(later):
+            return None
+        items = [joined(a, b) for a, b in zip(first, later, strict=True)]
+        return None if any(item is None for item in items) else type(later)(items)
     if isinstance(first, Node) and isinstance(later, Node):
         return later if _equal_at_start(first, later, {}) else None
     if is_scalar(first) and is_scalar(later) and first is not None:

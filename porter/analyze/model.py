@@ -131,7 +131,13 @@ def analyze(
     file: SourceFile,
     arch: str | None,
     fold: Fold | None = None,
+    masked: bool = False,
 ) -> Facts:
+    """The facts of the file's causal LM, by following its forward.
+
+    masked: forward is handed a mask of ones, as generation does; a model may be causal
+    only then. Raises Refused with the first thing that can't be followed.
+    """
     cls = find_causal_lm(sources, file, arch)
     if file.patched:
         raise file.gap(
@@ -144,14 +150,14 @@ def analyze(
     interp = Interpreter(sources, file, Config(("config",), fields))
     interp.folding = folding
     try:
-        return _follow(interp, cls, fields, None)
+        return _follow(interp, cls, fields, None, masked)
     except Refused:
         if interp.caches:
             raise
         again = Interpreter(sources, file, Config(("config",), fields))
         again.folding = folding
         try:
-            return _follow(again, cls, fields, Past())
+            return _follow(again, cls, fields, Past(), masked)
         except Refused:
             if again.past.touched:
                 raise
@@ -159,7 +165,11 @@ def analyze(
 
 
 def _follow(
-    interp: Interpreter, cls: Class, fields: ConfigClass, past: Past | None
+    interp: Interpreter,
+    cls: Class,
+    fields: ConfigClass,
+    past: Past | None,
+    masked: bool,
 ) -> Facts:
     """The facts, for a model that makes its own cache (past None) or is given one."""
     file, sources, config = interp.file, interp.sources, interp.config
@@ -174,7 +184,7 @@ def _follow(
     )
     input_ids.dtype = "int64"
     interp.line = forward.node.lineno
-    given = arguments_of_a_step(forward, input_ids)
+    given = arguments_of_a_step(interp, forward, input_ids, masked)
     if past is not None and CACHE_ARGUMENT in given:
         given[CACHE_ARGUMENT] = past
     else:

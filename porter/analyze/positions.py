@@ -13,16 +13,16 @@ from porter.analyze.values import is_scalar
 
 def positions(interp, axes) -> Node:
     """The absolute position of every token."""
+    rank = tuple(f.role for a in axes for f in a)
+    return _everywhere(interp, "positions", axes, dtype="int64", rank=rank)
+
+
+def _everywhere(interp, op: str, axes, **attrs) -> Node:
+    """A node of the step as a whole: one, whichever module makes it."""
     saved = interp.frame, interp.loop
     interp.frame = interp.loop = None
     try:
-        return interp.node(
-            "positions",
-            (),
-            axes,
-            dtype="int64",
-            rank=tuple(f.role for a in axes for f in a),
-        )
+        return interp.node(op, (), axes, **attrs)
     finally:
         interp.frame, interp.loop = saved
 
@@ -82,9 +82,9 @@ def is_full_length(sizes: list) -> bool:
     return len(sizes) == 2 and same(sizes[0], BATCH) and same(sizes[1], HIST)
 
 
-def ones(interp, sizes: list) -> Node:
+def ones(interp) -> Node:
     """A mask of ones over all tokens so far: nothing is padded."""
-    return interp.node("pos_ones", (), (batch_axis(), hist_axis()))
+    return _everywhere(interp, "pos_ones", (batch_axis(), hist_axis()))
 
 
 def is_position_mask(value) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from porter.analyze import legacy_cache
+from porter.analyze.aliases import read_again
 from porter.analyze.branch_state import Side, State, merge
 from porter.analyze.constants import lasting
 from porter.analyze.expert_loops import any_pairs
@@ -69,6 +70,7 @@ class Statements(Part):
 
     def run_block(self, body: list[ast.stmt], env):
         for index, stmt in enumerate(body):
+            env.now = stmt
             with self.at(stmt):
                 if isinstance(stmt, ast.If):
                     signal = self.run_if(stmt, body[index + 1 :], env)
@@ -196,14 +198,18 @@ class Statements(Part):
                         "write it as `x = x + y`",
                     )
         for scope in [*self.scopes, *([env] if env is not None else [])]:
-            for name, other in scope.vars.items():
-                if scope is env and name == own:
-                    continue
-                if any(_shares_storage(value, n) for n in iter_nodes(other)):
-                    raise self.gap(
-                        f"an in-place change that `{name}` sees as well",
-                        "write it as `x = x + y`",
-                    )
+            names = [
+                name
+                for name, other in scope.vars.items()
+                if not (scope is env and name == own)
+                and any(_shares_storage(value, n) for n in iter_nodes(other))
+            ]
+            seen = read_again(scope, names)
+            if seen is not None:
+                raise self.gap(
+                    f"an in-place change that `{seen}` sees as well",
+                    "write it as `x = x + y`",
+                )
 
     def assign(self, target: ast.expr, value, env) -> None:
         if isinstance(target, ast.Name):

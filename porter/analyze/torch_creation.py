@@ -156,7 +156,7 @@ def _filled(interp, short: str, args: list, kwargs: dict):
     sizes = kwargs.get("size", values[0] if len(values) == 1 else values)
     sizes = list(sizes) if isinstance(sizes, (tuple, list)) else [sizes]
     if pos.is_full_length(sizes) and fill == 1.0:
-        return pos.ones(interp, sizes)
+        return pos.ones(interp)
     axes = tuple(_axis(s) for s in sizes)
     dtype = kwargs.get("dtype")
     tag = dtype_tag(interp, dtype)[0] if dtype is not None else None

@@ -171,6 +171,13 @@ class Apply:
 
 
 @dataclass(frozen=True)
+class FromConfig:
+    """`_from_config` of PreTrainedModel: it builds the class from a config."""
+
+    cls: Class
+
+
+@dataclass(frozen=True)
 class Context:
     """What such a forward is given to remember things for its backward."""
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from porter.analyze.axes import leaves
 from porter.analyze.graph import Node
 from porter.analyze.inequalities import KEY, QUERY, difference, follows, subtract
 from porter.analyze.pair_values import BLOCKED, Data, coordinates, value
@@ -46,6 +47,8 @@ def _prove(ways: list[Path]) -> Masked:
         if number is None or not number <= BLOCKED:
             raise Unproved(f"a masked score is {way.value}")
     scores = {id(way.value.node): way.value.node for way in kept}
+    if len(scores) > 1:
+        scores = {id(n): n for n in map(_under_views, scores.values())}
     if len(scores) != 1:
         raise Unproved("the scores differ by position" if kept else "all is masked")
     for way in kept:
@@ -57,6 +60,18 @@ def _prove(ways: list[Path]) -> Masked:
     if not behind:
         return Masked(node, None)
     return Masked(node, _window(behind, kept))
+
+
+def _under_views(node: Node) -> Node:
+    """The scores of which a view has the same queries and keys: heads beside the batch,
+    or apart from it. One step may view them to add a mask, where another has none."""
+    while node.op == "rearrange":
+        base = node.args[0]
+        ends = [[leaves(a) for a in n.axes[-2:]] for n in (node, base)]
+        if ends[0] != ends[1]:
+            break
+        node = base
+    return node
 
 
 def _window(behind: list[Path], kept: list[Path]) -> Any:

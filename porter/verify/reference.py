@@ -6,6 +6,7 @@ generation_config.json) comes between the model and the comparison.
 """
 
 import importlib
+import inspect
 import json
 import linecache
 import sys
@@ -210,13 +211,31 @@ def trace_reference(
     model: nn.Module, prompts: list[list[int]], max_tokens: int = MAX_TOKENS
 ) -> list[Trace]:
     """Prefill logits and greedy tokens of each prompt, by the model alone."""
-    return [_trace(model, prompt, max_tokens) for prompt in prompts]
+    masked = _needs_mask(model, prompts)
+    return [_trace(model, prompt, max_tokens, masked) for prompt in prompts]
 
 
-def _trace(model: nn.Module, prompt: list[int], max_tokens: int) -> Trace:
+def _needs_mask(model: nn.Module, prompts: list[list[int]]) -> bool:
+    """Whether the model is causal only where it is handed a mask, as by generation.
+
+    Without one such a model lets each token attend to all: the logits of the first
+    tokens change with the last.
+    """
+    if "attention_mask" not in inspect.signature(model.forward).parameters:
+        return False
+    prompt = max(prompts, key=len)
+    if len(prompt) < 2:
+        return False
+    whole = model(torch.tensor([prompt])).logits[0, :-1].float()
+    part = model(torch.tensor([prompt[:-1]])).logits[0].float()
+    return not torch.allclose(whole, part, rtol=1e-3, atol=1e-3)
+
+
+def _trace(model: nn.Module, prompt: list[int], max_tokens: int, masked: bool) -> Trace:
     with WatchChoices() as seen:
-        logits = model(torch.tensor([prompt])).logits[0].float()
-        steps = _decode(model, prompt, max_tokens)
+        output = model(torch.tensor([prompt]), **_mask(masked, prompt))
+        logits = output.logits[0].float()
+        steps = _decode(model, prompt, max_tokens, masked)
     top = torch.log_softmax(steps, dim=-1).topk(TOP, dim=-1)
     return Trace(
         prompt=prompt,
@@ -233,14 +252,20 @@ def _trace(model: nn.Module, prompt: list[int], max_tokens: int) -> Trace:
     )
 
 
-def _decode(model: nn.Module, prompt: list[int], max_tokens: int) -> torch.Tensor:
+def _mask(masked: bool, tokens: list[int]) -> dict[str, torch.Tensor]:
+    return {"attention_mask": torch.ones(1, len(tokens)).long()} if masked else {}
+
+
+def _decode(
+    model: nn.Module, prompt: list[int], max_tokens: int, masked: bool
+) -> torch.Tensor:
     """Logits of `max_tokens` greedy steps, [max_tokens, vocab_size] float32."""
     steps: list[torch.Tensor] = []
     ids = torch.tensor([prompt])
     memory: dict[str, Any] = {}
     whole = list(prompt)
     while len(steps) < max_tokens:
-        output = model(ids, use_cache=True, **memory)
+        output = model(ids, use_cache=True, **memory, **_mask(masked, whole))
         steps.append(output.logits[0, -1].float())
         whole.append(int(steps[-1].argmax()))
         memory = {

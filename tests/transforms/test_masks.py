@@ -55,6 +55,11 @@ scores = scores + mask[None, None]""",
         if q_len > 1:
             later = torch.ones(q_len, k_len, dtype=torch.bool).triu(k_len - q_len + 1)
             scores = scores.masked_fill_(later, float("-inf"))""",
+    "another_name_is_not_read": """
+        mask = torch.zeros(q_len, k_len)
+        other = mask
+        mask.masked_fill_(cols > rows, low)
+        scores = scores + mask""",
     "logic": """
         keep = torch.logical_not(torch.gt(cols, rows))
         scores = torch.where(keep | (cols == rows), scores, low)
@@ -132,7 +137,7 @@ scores = scores + mask""",
         mask = torch.zeros(q_len, k_len)
         other = mask
         mask.masked_fill_(cols > rows, low)
-        scores = scores + mask""",
+        scores = scores + other""",
 }
 
 

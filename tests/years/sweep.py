@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from porter.convert import convert
-from porter.gap import CannotRun, Refused, UsageError
+from porter.gap import CannotRun, NeedsConfig, Refused, UsageError
 from porter.release import reading
 from porter.verify import verify
 from porter.zoo.category import category
 from porter.zoo.listing import Specimen, list_zoo
 from porter.zoo.processes import TaskFailed, run_each
+from porter.zoo.sweep import convert_for
 
 SECONDS = 600
 
@@ -76,7 +77,7 @@ def outcome(
         return Outcome(name, kind, status, reason, rmse, seconds)
 
     try:
-        port = convert(specimen.path, arch=name)
+        text, file_name = _ported(specimen)
     except Refused as refusal:
         gap = refusal.gaps[0]
         place = "/".join(Path(gap.file).parts[-2:])
@@ -86,11 +87,21 @@ def outcome(
     if convert_only:
         return made("converted")
     with tempfile.TemporaryDirectory(prefix="porter-years-") as scratch:
-        path = Path(scratch) / port.file_name
-        path.write_text(port.text, encoding="utf-8")
+        path = Path(scratch) / file_name
+        path.write_text(text, encoding="utf-8")
         try:
             result = verify(path, tp=tp, invariances=invariances)
         except (CannotRun, UsageError) as error:
             return made("unverified", str(error))
     status = "verified" if result.passed else "differs"
     return made(status, "; ".join(result.failures), result.logits_rel_rmse)
+
+
+def _ported(specimen: Specimen) -> tuple[str, str]:
+    """The port's text and file name; where the config decides, that of the defaults."""
+    try:
+        port = convert(specimen.path, arch=specimen.architecture)
+    except NeedsConfig:
+        file_name = specimen.path.name.removeprefix("modeling_")
+        return convert_for(specimen, {}), file_name
+    return port.text, port.file_name
