@@ -221,7 +221,7 @@ def fill_item(interp, x: Node, index, value) -> Node:
         sizes = [[axis_size(a) for a in t.axes] for t in (x, value)]
         if same(*sizes):
             return value
-    if interp.under_construction and any(isinstance(i, slice) for i in items):
+    if interp.under_construction and all(isinstance(i, slice) for i in items):
         from porter.analyze.torch_parts import put
 
         return put(interp, x, index, value)
