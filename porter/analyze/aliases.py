@@ -5,9 +5,10 @@ pure operations, so every name that still stands for the tensor would have to be
 anew. A name that nothing reads any more sees nothing: `f(x)`, and x isn't read after it.
 
 What reads later is decided by the text of the function that owns the name: a load behind
-the statement that runs now; any load, where a loop may come back to it or a function
-within may be called later. Of the statement that runs now at most one load is allowed,
-that of the call which leads here: a second may be evaluated after it, or wait for it.
+the statement that runs now, and `y += 1` is one; any load, where a loop may come back to
+it or a function within may be called later. Of the statement that runs now at most one
+load is allowed, that of the call which leads here: a second may be evaluated after it, or
+wait for it.
 """
 
 import ast
@@ -56,7 +57,8 @@ def _loads(node: ast.AST, inside: tuple[ast.AST, ...]):
     """The names that are read under a node, each with the nodes around it."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Name):
-            if not isinstance(child.ctx, ast.Store):
+            changed = isinstance(node, ast.AugAssign)  # in place, where others see it
+            if changed or not isinstance(child.ctx, ast.Store):
                 yield child, inside
         else:
             yield from _loads(child, (*inside, child))
