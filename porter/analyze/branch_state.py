@@ -24,12 +24,12 @@ class State:
         self.vars = dict(env.vars) if env is not None else {}
         self.attrs = {m: dict(m.attrs) for m in interp.modules}
         self.config = dict(interp.config_values)
-        outer = [e.vars for e in interp.scopes if e is not env]
-        held = _containers(self.attrs.values())
-        inside = [dict(enumerate(_values(c))) for c, _ in held.values()]
+        outer = _containers(e.vars.values() for e in interp.scopes if e is not env)
+        held = _containers(attrs.values() for attrs in self.attrs.values())
+        inside = _containers(_values(container) for container, _ in held.values())
         # Those that only names and attributes are bound to can be given up for two.
-        self.shared = {*_containers(outer), *_containers(inside)}
-        self.contents = {**_containers([self.vars, *outer]), **held}
+        self.shared = {*outer, *inside}
+        self.contents = {**_containers([self.vars.values()]), **outer, **held}
 
     def restore(self, interp, env) -> None:
         interp.config_values = dict(self.config)
@@ -133,10 +133,10 @@ def _join_attribute(interp, cond, left, right):
     return interp.join(cond, left, right)
 
 
-def _containers(roots: Iterable[dict]) -> Contents:
+def _containers(groups: Iterable[Iterable[Any]]) -> Contents:
     """Lists and dictionaries among the values, and inside one another."""
     found: Contents = {}
-    stack = [value for root in roots for value in root.values()]
+    stack = [value for group in groups for value in group]
     while stack:
         value = stack.pop()
         kind = type(value)

@@ -335,16 +335,16 @@ class Statements(Part):
             return self.run_block(stmt.body if cond else stmt.orelse, env)
         before, loop = State(self, env), self.loop
         try:
-            return self._both_sides(cond, stmt, rest, env)
+            return self._both_sides(cond, stmt, rest, before, env)
         except Refused as refusal:
             before.restore(self, env)
             self.loop = loop
             with settled(self, cond, refusal) as kept:
                 return self.run_block(stmt.body if kept else stmt.orelse, env)
 
-    def _both_sides(self, cond, stmt: ast.If, rest: list[ast.stmt], env):
-        then = self._side(cond, True, stmt.body, env)
-        other = self._side(cond, False, stmt.orelse, env)
+    def _both_sides(self, cond, stmt: ast.If, rest: list[ast.stmt], before: State, env):
+        then = self._side(cond, True, stmt.body, before, env)
+        other = self._side(cond, False, stmt.orelse, before, env)
         if isinstance(then.signal, Raised):
             return self._continue_with(other, cond, False, env)
         if isinstance(other.signal, Raised):
@@ -382,8 +382,8 @@ class Statements(Part):
             merge(self, cond, staying.state, skipping.state, env)
         return Jumped("continue")
 
-    def _side(self, cond, holds: bool, body, env) -> Side:
-        before = State(self, env)
+    def _side(self, cond, holds: bool, body, before: State, env) -> Side:
+        """One side, from the state before the branch, which is there again after it."""
         with self.assuming(cond, holds):
             signal = self.run_block(body, env)
         side = Side(signal, State(self, env))

@@ -5,8 +5,7 @@ fused with the product that is what the port makes; else the plain activation of
 name, and the product beside it. A name that vLLM has in neither form stops the port there.
 """
 
-# as vLLM's get_act_and_mul_fn names those that transformers has, too
-FUSED = ("gelu", "gelu_pytorch_tanh", "silu", "swish")
+from porter.transforms.fuse_gate_up import FUSED_NAMES
 
 ACT_AND_MUL = f'''\
 class ActAndMul(nn.Module):
@@ -22,6 +21,6 @@ class ActAndMul(nn.Module):
 
 
 def act_and_mul(name: str) -> nn.Module:
-    fused = name in {FUSED!r}
+    fused = name in {FUSED_NAMES!r}
     return get_act_and_mul_fn(name) if fused else ActAndMul(name)
 '''

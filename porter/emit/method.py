@@ -296,16 +296,12 @@ class Body:
         if group is not None:
             text, targets = group
             spans, reads = self.spans, self.reads
-            names = []
+            names, writes = [], []
             for target_ in targets:
                 names.append("_" if target_ is None else self.take_name(target_))
                 if target_ is not None:
                     self.hold(target_, names[-1])
-            writes = [
-                (name, t)
-                for name, t in zip(names, targets, strict=True)
-                if t is not None
-            ]
+                    writes.append((names[-1], target_))
             text = self._grouped(node, names, text)
             self.line(text, spans, reads=reads, writes=writes)
             return

@@ -9,6 +9,7 @@ how the names were chosen.
 
 import ast
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +40,7 @@ def read_back(
     reader = _Reader(span)
     after = reader.run(as_tree(lines), dict(bound))
     for name, node in ends.items():
-        reader.expect(after, name, node, span)
+        reader.expect(after, name, node)
 
 
 class _Reader:
@@ -65,7 +66,8 @@ class _Reader:
     def _statement(self, line: Line, held: Held) -> None:
         stored = self._reads(line, held, textwrap.dedent(line.text))
         if stored - {"_"} != {name for name, _ in line.writes} - {"_"}:
-            raise self._refused(line, f"`{line.text.strip()}` isn't accounted for")
+            what = f"`{line.text.strip()}` isn't accounted for"
+            raise self._refused(line.spans, what)
         held.update(line.writes)
 
     def _reads(self, line: Line, held: Held, text: str) -> set[str]:
@@ -85,18 +87,22 @@ class _Reader:
         for name in {n.id for n in names if isinstance(n.ctx, ast.Load)}:
             means = [node for read, node in line.reads if read == name]
             if not means and name in held:
-                raise self._refused(line, f"`{name}` is read, as what isn't known")
+                raise self._refused(
+                    line.spans, f"`{name}` is read, as what isn't known"
+                )
             for node in means:
-                self.expect(held, name, node, *line.spans[:1])
+                self.expect(held, name, node, line.spans)
         return stored
 
-    def expect(self, held: Held, name: str, node: Node, span: Span | None = None):
+    def expect(
+        self, held: Held, name: str, node: Node, spans: Sequence[Span] = ()
+    ) -> None:
         if not _is(held.get(name), node):
             what = f"`{name}` would hold another value where `{node.op}` is read"
-            raise self._refused(Line("", [span] if span else []), what)
+            raise self._refused(spans, what)
 
-    def _refused(self, line: Line, what: str) -> Refused:
-        span = line.spans[0] if line.spans else self.span
+    def _refused(self, spans: Sequence[Span], what: str) -> Refused:
+        span = spans[0] if spans else self.span
         advice = "porter's choice of names is at fault here: please report the file"
         return Refused([Gap(span.file, span.line, what, advice)])
 

@@ -15,13 +15,14 @@ configs that don't.
 from porter.analyze.graph import Node, axis_size
 from porter.analyze.symbols import Sym, same, unwrap
 from porter.analyze.values import Module
-from porter.emit.activations import FUSED
 from porter.transforms.base import Layer, Transform
 from porter.transforms.fuse_qkv import fresh_name
 from porter.transforms.matching import either_way, is_op
 
 # torch's own activations, by the name that get_act_and_mul_fn knows them under
 _FUSED = {"silu": "silu"}
+# and what a config calls those that vLLM has fused, as transformers names them, too
+FUSED_NAMES = ("gelu", "gelu_pytorch_tanh", "silu", "swish")
 _GELU = {"none": "gelu", "tanh": "gelu_pytorch_tanh"}
 
 
@@ -58,7 +59,7 @@ class FuseGateUp(Transform):
         name = unwrap(_activation(gated))
         if isinstance(name, Sym) and name.op == "field" and len(name.args[0]) == 1:
             name = self.facts.config.fields.get(name.args[1])
-        return not isinstance(name, str) or name in FUSED
+        return not isinstance(name, str) or name in FUSED_NAMES
 
     def _fuse(self, node: Node, gated: Node, up: Node) -> None:
         gate = gated.args[0]

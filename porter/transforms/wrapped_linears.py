@@ -21,17 +21,11 @@ def caller_of(linear: Node, nodes: list[Node]) -> tuple[Frame | None, Module | N
 
 def _only(linear: Node, frame: Frame, nodes: list[Node]) -> bool:
     """Whether the module does nothing else, in this call or another."""
-    return all(
-        n is linear or n.frame is None or n.frame.inst is not frame.inst
+    return not any(
+        n.frame.is_inside(frame) or n.frame.inst is frame.inst
         for n in nodes
-        if not _below(n, frame)
-    ) and not any(
-        n is not linear and n.frame and n.frame.is_inside(frame) for n in nodes
+        if n is not linear and n.frame is not None
     )
-
-
-def _below(node: Node, frame: Frame) -> bool:
-    return node.frame is not None and node.frame.is_inside(frame)
 
 
 def name_below(part: Module, owner: Module) -> str:

@@ -34,8 +34,9 @@ class Entry:
     config_fields: those that decide which of several models the source is; then each
     config has a port of its own (`porter convert --config`). settled_by: those of which a
     port for all configs has one side only; a config that changes one of them has a port
-    of its own, too. backend: what vLLM's
-    Transformers backend makes of the same checkpoint, None where it wasn't asked for.
+    of its own, too. refused: changes that the varied config leaves out, and why porter
+    refuses each. backend: what vLLM's Transformers backend makes of the same checkpoint,
+    None where it wasn't asked for.
     """
 
     architecture: str
