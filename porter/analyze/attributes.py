@@ -238,6 +238,8 @@ class Attributes(Part):
     def config_attribute(self, obj: Config, name: str) -> Any:
         if name in ("_attn_implementation", "attn_implementation"):
             return "eager"  # what every other one computes too
+        if name in ("dtype", "torch_dtype"):
+            return Dtype("activations")  # what from_pretrained sets it to
         for field, value in obj.changed:
             if field == name:
                 return value
