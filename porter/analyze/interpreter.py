@@ -328,8 +328,11 @@ class Interpreter(
                 "a branch depends on the number of tokens",
                 "vLLM batches tokens of several sequences",
             )
-        if contains(cond, "dtype_is") and any(True for _ in iter_nodes((a, b))):
-            return self._join_dtypes(cond, a, b)
+        if contains(cond, "dtype_is"):
+            if any(True for _ in iter_nodes((a, b))):
+                return self._join_dtypes(cond, a, b)
+            if is_scalar(a) and is_scalar(b):
+                raise self.gap("a value depends on the dtype of the activations")
         if isinstance(a, Node) and isinstance(b, Node):
             if not contains(cond, "runtime") and _sink_apart(a, b):
                 return Choice(cond, a, b)
