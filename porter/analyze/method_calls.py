@@ -101,6 +101,10 @@ def _cache_method(interp, obj: Cache, name: str, args: list, kwargs: dict) -> An
             )
         interp.note_cache_write()
         return remembered(interp, key_states), remembered(interp, value_states)
+    if name == "update_indexer":
+        if not _own_index(interp, args[1] if len(args) > 1 else kwargs["layer_idx"]):
+            raise interp.gap("the cache of another layer is written")
+        return remembered(interp, args[0])
     if name in ("get_seq_length", "get_usable_length", "get_past_length"):
         return PAST
     if name in ("get_max_cache_shape", "get_max_length", "get_max_cache_length"):

@@ -3,6 +3,7 @@
 from typing import Any
 
 from porter.analyze import positions as pos
+from porter.analyze.every_token import fills_nothing
 from porter.analyze.expert_loops import hit
 from porter.analyze.graph import Node
 from porter.analyze.own_products import with_own_bias
@@ -191,6 +192,8 @@ def nonzero(interp, x: Node, as_tuple=False):
 
 
 def masked_fill(interp, x, mask, value):
+    if fills_nothing(x, mask):
+        return x
     return interp.elementwise("masked_fill", x, mask, value, dtype=x.dtype)
 
 

@@ -7,6 +7,7 @@ Gaps like everything else that mixes them.
 from typing import Any
 
 from porter.analyze import axes as ax
+from porter.analyze.every_token import every_index, filled_at_every_index
 from porter.analyze.graph import Axis, Node, axis_size, feature_axis, has_role
 from porter.analyze.symbols import constant, same
 from porter.analyze.token_axes import forbid_tokens
@@ -23,20 +24,28 @@ class Picked(tuple):
         raise interp.gap(f"`.{name}` of a result of topk isn't followed")
 
 
-def feature_dim(interp, x: Node, dim, what: str) -> int:
-    """The axis number from the front; it must be a feature axis."""
+def axis_number(interp, x: Node, dim, what: str) -> int:
+    """The axis number from the front."""
     at = constant(dim)
     if at is None:
         raise interp.gap(f"`{what}` along a symbolic dimension")
     try:
-        at = ax.normalize(at, len(x.axes))
+        return ax.normalize(at, len(x.axes))
     except ax.AxisError as error:
         raise interp.gap(f"`{what}`: {error}") from error
+
+
+def feature_dim(interp, x: Node, dim, what: str) -> int:
+    """The axis number from the front; it must be a feature axis."""
+    at = axis_number(interp, x, dim, what)
     forbid_tokens(interp, x.axes[at], f"`{what}`")
     return at
 
 
 def topk(interp, x: Node, k, dim=-1, largest=True, sorted=True) -> Picked:
+    every = every_index(interp, x, axis_number(interp, x, dim, "topk"), k)
+    if every is not None:
+        return Picked((Opaque("the scores of all tokens in order"), every))
     at = feature_dim(interp, x, dim, "topk")
     if not is_scalar(k) or not isinstance(largest, bool):
         raise interp.gap("`topk` with arguments that can't be followed")
@@ -110,6 +119,10 @@ def gather(interp, x: Node, dim, index) -> Node:
 
 def scatter(interp, x: Node, dim, index, src=None, value=None) -> Node:
     src = value if src is None else src
+    at = axis_number(interp, x, dim, "scatter")
+    full = filled_at_every_index(interp, x, at, index, src)
+    if full is not None:
+        return full
     at = feature_dim(interp, x, dim, "scatter")
     _check_beside(interp, x, index, at, "scatter")
     if isinstance(src, Node):

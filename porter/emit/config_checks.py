@@ -150,7 +150,7 @@ def refused_check(cond) -> str:
 
 _LENGTH = """\
 if {test}vllm_config.model_config.max_model_len > {most}:
-    raise ValueError("the original model is another beyond {shown} tokens")"""
+    raise ValueError("exact up to {shown} tokens: lower max_model_len")"""
 
 
 def length_check(most, conditions: Sequence[tuple[Any, bool]]) -> str:

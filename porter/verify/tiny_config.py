@@ -100,9 +100,9 @@ _LATENT = {
     "qk_nope_head_dim": 32,
     "v_head_dim": 32,
     "qk_head_dim": 48,
-    "index_head_dim": 32,
+    "index_head_dim": 96,  # the rotated part and more, also of the widest
     "index_n_heads": 4,
-    "index_topk": 16,
+    "index_topk": POSITIONS,
 }
 # Recurrent mixers; a field may have the mixer's name before the one given here.
 _STATE = {

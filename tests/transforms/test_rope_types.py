@@ -68,7 +68,7 @@ def test_a_scale_of_longrope_s_own_bounds_the_length() -> None:
     text = port_of(splice(SCAFFOLD.read_text("utf-8"), BY_LENGTH)[0]).text
     assert types(BY_LENGTH) == ("default", "longrope")
     bound = 'config.rope_parameters["original_max_position_embeddings"]'
-    asked = re.search(r"if \((.*?)\):\n *raise ValueError\(\n? *\"the orig", text, re.S)
+    asked = re.search(r"if \((.*?)\):\n *raise ValueError\(\n? *\"exact", text, re.S)
     assert asked is not None and " ".join(asked[1].split()) == (
         'config.rope_parameters["rope_type"] != "default" and '
         f"vllm_config.model_config.max_model_len > {bound}"
