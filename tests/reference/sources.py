@@ -81,6 +81,7 @@ SPARSE = {
         SourceModel("mixtral", "MixtralForCausalLM", "MixtralConfig"),
         SourceModel("glm4_moe", "Glm4MoeForCausalLM", "Glm4MoeConfig"),
         SourceModel("youtu", "YoutuForCausalLM", "YoutuConfig"),
+        SourceModel("deepseek_v32", "DeepseekV32ForCausalLM", "DeepseekV32Config"),
     )
 }
 SOURCES = SIX | BY_LAYER | OWN_ATTENTION | SPARSE | DENSE

@@ -8,6 +8,21 @@ attend = partial(Mutation, kind="latent", model="youtu", where="YoutuAttention.f
 expand = partial(
     Mutation, kind="latent", model="youtu", where="YoutuAttention.expand_kv"
 )
+choose = partial(
+    Mutation,
+    kind="latent",
+    model="deepseek_v32",
+    where="DeepseekV32Indexer.forward",
+    expressible=False,
+)
+hide = partial(
+    Mutation,
+    kind="latent",
+    model="deepseek_v32",
+    where="DeepseekV32Attention.forward",
+    expressible=False,
+)
+MOST = "topk = min(self.index_topk, index_scores.shape[-1])"
 NORMED = "kv_nope = self.kv_a_layernorm(kv_nope)"
 EXPANDED = "self.kv_b_proj(kv_nope)"
 SPLIT = (
@@ -96,5 +111,23 @@ CASES = (
             (EXPANDED, "self.kv_b_proj(kv_nope - kv_nope.mean(dim=2, keepdim=True))"),
         ),
         mixes_tokens=True,
+    ),
+    choose("index-one-less", edits=((MOST, f"{MOST} - 1"),)),
+    choose("index-of-half", edits=((MOST, MOST.replace("])", "] // 2 + 1)")),)),
+    choose("index-of-two", edits=((MOST, "topk = min(2, index_scores.shape[-1])"),)),
+    choose(
+        "index-of-the-smallest",
+        expressible=True,
+        control=True,
+        edits=(("topk(topk, dim=-1)", "topk(topk, dim=-1, largest=False)"),),
+    ),
+    hide(
+        "index-hides-what-it-chose",
+        edits=(
+            (
+                ".scatter(-1, topk_indices.long(), False)",
+                ".logical_not().scatter(-1, topk_indices.long(), True)",
+            ),
+        ),
     ),
 )
