@@ -638,14 +638,18 @@ def is_repeat_of(repeated: Node, plain: Node, cond) -> bool:
     if not (isinstance(cond, Sym) and cond.op == "eq"):
         return False
     if repeated.op != "rearrange" or repeated.args[0] is not plain:
-        return False
-    copies = [f for axis in repeated.axes for f in axis if f.repeats]
-    counts = {key(f.size) for f in copies}
+        # a view of a view is one view: both may be views of the same value
+        views = repeated.op == plain.op == "rearrange"
+        if not views or repeated.args[0] is not plain.args[0]:
+            return False
+    known = {id(f) for axis in plain.axes for f in axis}
+    copies = [f for axis in repeated.axes for f in axis if id(f) not in known]
     sides = {key(cond.args[0]), key(cond.args[1])}
-    plain_repeats = [f for axis in plain.axes for f in axis if f.repeats]
-    if plain_repeats or len(copies) != 1 or sides != {*counts, key(1)}:
+    if len(copies) != 1 or not copies[0].repeats:
         return False
-    kept = [tuple(f for f in a if not f.repeats) for a in repeated.axes]
+    if sides != {key(copies[0].size), key(1)}:
+        return False
+    kept = [tuple(f for f in a if f is not copies[0]) for a in repeated.axes]
     flat = [f for a in kept for f in a]
     return flat == [f for a in plain.axes for f in a] and len(kept) == len(plain.axes)
 

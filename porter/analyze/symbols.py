@@ -520,7 +520,7 @@ def simplify(x):
     inner = unwrap(x)
     if not isinstance(inner, Sym) or inner.op not in ARITHMETIC:
         return x
-    if contains(inner, "truediv") or contains(inner, "pow"):
+    if contains(inner, "truediv") or contains(inner, "pow") or _has_fraction(inner):
         return x  # not a size
     atoms: dict = {}
     collect_atoms(inner, atoms)
@@ -531,6 +531,14 @@ def simplify(x):
     for each in terms[1:]:
         out = arith("add", out, each)
     return out if _parts(out) < _parts(x) else x
+
+
+def _has_fraction(x) -> bool:
+    """Whether a number in arithmetic isn't whole: what divides it is no floor division."""
+    x = unwrap(x)
+    if isinstance(x, Sym):
+        return x.op in ARITHMETIC and any(map(_has_fraction, x.args))
+    return isinstance(x, float) and not x.is_integer()
 
 
 def _term(monomial: tuple, coefficient: Fraction, atoms: dict):

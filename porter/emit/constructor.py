@@ -128,10 +128,8 @@ class Constructor:
                 self._tensor(name, value)
         if scope.ropes:
             self._rope_where_used(scope.ropes[0])
-        for attend in scope.attends[:1]:
-            self._attention(attend)
-        if len({a.id for a in scope.attends}) > 1:
-            raise scope.gap(scope.attends[1], "two attentions in one module")
+        for name, attend in scope.attentions():
+            self._attention(name, attend)
         if self.balances:
             made = "parallel_config = get_current_vllm_config().parallel_config"
             self.lines.insert(0, made)
@@ -431,7 +429,7 @@ class Constructor:
         )
         return "alibi_slopes.tolist()"
 
-    def _attention(self, attend: Node) -> None:
+    def _attention(self, name: str, attend: Node) -> None:
         a = attend.attrs
         self.imports.add("Attention")
         self.wants |= {"cache_config", "quant_config", "prefix"}
@@ -465,8 +463,8 @@ class Constructor:
             parts.append(f"{shared_caches.NAME}={shared_caches.NAME}")
         if a["sinks"] is not None:
             parts.append(f"sinks=self.{a['sinks'].attrs['slot'][1]}")
-        parts.append(f"prefix={self.prefix('attn')}")
-        plain = f"self.attn = Attention({', '.join(parts)})"
+        parts.append(f"prefix={self.prefix(name)}")
+        plain = f"self.{name} = Attention({', '.join(parts)})"
         self.lines += self._latent(plain) if self.scope.latents else [plain]
 
     def _latent(self, plain: str) -> list[str]:

@@ -20,6 +20,7 @@ from porter.analyze.symbols import (
 from porter.analyze.values import Activation, Choice, Module, does_nothing
 from porter.emit.frames import FrameGraph
 from porter.emit.gathering import gathered, sharded
+from porter.emit.several_attentions import of_the_same_scores
 from porter.gap import Gap, Refused
 from porter.profiles.profile import Argument
 
@@ -77,6 +78,21 @@ class ClassScope:
 
     def gap(self, node: Node, what: str, advice: str = "") -> Refused:
         return Refused([Gap(node.span.file, node.span.line, what, advice)])
+
+    def attentions(self) -> list[tuple[str, Node]]:
+        """The attentions of this class, each with a cache, and their names."""
+        found = list({a.id: a for a in self.attends}.values())
+        for other in found[1:]:
+            if not of_the_same_scores(found[0], other):
+                raise self.gap(
+                    other,
+                    "two attentions in one module",
+                    "one softmax(q @ k.T) may be taken of several values",
+                )
+        names = [f"attn_{n}" if n > 1 else "attn" for n in range(1, len(found) + 1)]
+        for name in set(names[1:]) & (set(self.inst.attrs) | set(self.attrs)):
+            raise self.gap(found[0], f"`{name}` is the port's name for an attention")
+        return list(zip(names, found, strict=True))
 
     def _attention_sizes(self) -> dict:
         """The names under which the constructor of an attention keeps its sizes."""
@@ -237,7 +253,8 @@ class ClassScope:
                 self._tensor(sinks)
             given = [body.operand(a) for a in node.args]
             given += [a.name for a in self.graph.profile.layer_arguments]
-            return f"self.attn({', '.join(given)})"
+            name = next(n for n, a in self.attentions() if a is node)
+            return f"self.{name}({', '.join(given)})"
         if op == "attend_latent":
             return self._latent(node, body)
         if op == "rope":

@@ -3,7 +3,9 @@
 Attention reads them [batch, heads, history, dim], perhaps with the heads behind the batch,
 perhaps each repeated for a group of queries. The engine caches them once a head; what
 repeats them, before the cache or behind it, is its own grouping: query head i reads
-key/value head i // group.
+key/value head i // group. Values that are copied as a whole before they are grouped, as
+when half of the heads serves all queries, are cached with the copies, as heads of
+their own.
 """
 
 from collections.abc import Callable
@@ -53,16 +55,24 @@ def cached_states(node: Any, where: Node, transposed: bool, make: Make) -> Node:
     if transposed:
         axes[-1], axes[-2] = axes[-2], axes[-1]
     axes = list(heads_apart(tuple(axes)) or axes)
-    _check_repeats(node, axes)
+    copies = [] if transposed else _whole_copies(axes[1])
+    _check_repeats(node, axes, copies)
     states: Node = base.args[0]
-    wanted = _as_stored(axes, base, states)
+    wanted = _as_stored(axes, base, states, copies)
     if wanted is None:
         raise _gap(node.span, "the cached heads are regrouped before attention")
     return viewed(_once_a_head(states, make, node), wanted, make)
 
 
-def _check_repeats(node: Node, axes: list[Axis]) -> None:
-    heads = leaves(axes[1])
+def _whole_copies(heads: Axis) -> list[Factor]:
+    """The copies of all heads that stand in front of them, where a group stands behind."""
+    factors = leaves(heads)
+    first = next((i for i, f in enumerate(factors) if not f.repeats), 0)
+    return list(factors[:first]) if factors and factors[-1].repeats else []
+
+
+def _check_repeats(node: Node, axes: list[Axis], copies: list[Factor]) -> None:
+    heads = [f for f in leaves(axes[1]) if f not in copies]
     repeats = [i for i, f in enumerate(heads) if f.repeats]
     if repeats and repeats != [len(heads) - 1]:
         raise _gap(
@@ -74,20 +84,22 @@ def _check_repeats(node: Node, axes: list[Axis]) -> None:
         raise _gap(node.span, "cached tokens are repeated")
 
 
-def _as_stored(axes: list[Axis], base: Node, states: Node) -> Axes | None:
-    """The read axes in terms of the states' factors, without repeats; None where they
-    are other factors, or in another order within an axis."""
-    twin: dict[int, Factor] = {}
+def _as_stored(
+    axes: list[Axis], base: Node, states: Node, copies: list[Factor]
+) -> Axes | None:
+    """The read axes in terms of the states' factors, without repeats but for `copies`;
+    None where they are other factors, or in another order within an axis."""
+    twin: dict[int, Factor] = {id(f): f for f in copies}
     for after, before in zip(base.axes, states.axes, strict=True):
         for new, old in zip(leaves(after), leaves(before), strict=True):
             twin[id(new)] = old
     out: list[Axis] = []
     for axis in axes:
-        kept = [f for f in leaves(axis) if not f.repeats]
+        kept = [f for f in leaves(axis) if not f.repeats or f in copies]
         if any(id(f) not in twin for f in kept):
             return None
         out.append(tuple(twin[id(f)] for f in kept))
-    used = [id(f) for a in out for f in a]
+    used = [id(f) for a in out for f in a if f not in copies]
     stored = [id(f) for a in states.axes for f in leaves(a) if not f.repeats]
     return tuple(out) if sorted(used) == sorted(stored) else None
 

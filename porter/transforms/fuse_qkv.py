@@ -7,7 +7,8 @@ head or one behind the other, or each in a module that does nothing else but cal
 
 Before: q = self.q_proj(x); k = self.k_proj(x); v = self.v_proj(x)
 After:  qkv, _ = self.qkv_proj(x); q, k, v = qkv.split([...], dim=-1)
-Leaves: projections of different inputs, with different biases, or used elsewhere too.
+Leaves: projections of different inputs, with different biases, or used elsewhere too;
+those of which attention takes some of the heads.
 """
 
 from porter.analyze.graph import Node, axis_size
@@ -16,7 +17,12 @@ from porter.analyze.values import Module
 from porter.transforms.base import Layer, Transform
 from porter.transforms.matching import is_op
 from porter.transforms.packing import Cut, cut_of, packed_base, packing
-from porter.transforms.paths import HeadRegion, head_leaves, head_region
+from porter.transforms.paths import (
+    HeadRegion,
+    head_leaves,
+    head_region,
+    holds_other_heads,
+)
 from porter.transforms.wrapped_linears import caller_of
 
 
@@ -67,6 +73,8 @@ class FuseQkv(Transform):
             if any(reader not in region.nodes for reader in users[linear.id]):
                 return
         if any(n.args[0] is not linears[0].args[0] for n in linears):
+            return
+        if any(holds_other_heads(n, attend, i) for i, n in enumerate(linears)):
             return
         nodes = self.nodes()
         callers = [caller_of(n, nodes) for n in linears]

@@ -48,6 +48,13 @@ def has_heads(node: Node, heads: set[int]) -> bool:
     return any(id(leaf) in heads for a in node.axes for f in a for leaf in f.leaves())
 
 
+def holds_other_heads(end: Node, attend: Node, which: int) -> bool:
+    """Whether attention's heads aren't those that a projection makes, one by one: some of
+    them, or copies."""
+    made = {id(leaf) for f in end.axes[-1] for leaf in f.leaves()}
+    return end.op == "linear" and not head_leaves(attend, which) <= made
+
+
 def head_region(node: Node, heads: set[int]) -> HeadRegion:
     """Everything between an operand of attention and the linear layers it comes from.
 

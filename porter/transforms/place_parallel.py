@@ -23,6 +23,7 @@ from porter.transforms.paths import (
     head_leaves,
     head_path,
     head_region,
+    holds_other_heads,
     is_copies,
 )
 from porter.transforms.replicate_heads import can_cut_behind
@@ -57,6 +58,11 @@ class PlaceParallel(Transform):
         made = [head_region(attend.args[i], head_leaves(attend, i)) for i in (1, 2)]
         fewer = not same(attend.attrs["num_heads"], attend.attrs["num_kv_heads"])
         cut = fewer and all(can_cut_behind(region, attend) for region in made)
+        cut = cut and not any(
+            holds_other_heads(end, attend, i + 1)
+            for i, region in enumerate(made)
+            for end in region.ends
+        )
         for i, region in enumerate(made if cut else ()):
             self._cut_behind(region, attend, i + 1)
         for i, name in enumerate(("num_heads", "num_kv_heads", "num_kv_heads")):
@@ -152,7 +158,7 @@ class PlaceParallel(Transform):
                 for r in readers.get(node.id, [])
                 if r.id not in inside
                 and id(r) not in sides
-                and r is not attend
+                and not _attends_to(r, node, which)
                 and r.op not in ("gather_heads", "shard_heads")
             ]
             if outside:
@@ -370,6 +376,11 @@ class PlaceParallel(Transform):
             )
         else:
             module.replaced = Layer("nn.Embedding", args)
+
+
+def _attends_to(node: Node, operand: Node, which: int) -> bool:
+    """Whether an attention takes a rank's heads of an operand as its own."""
+    return node.op == "attend" and node.args[which].final is operand
 
 
 def _heads_first(end: Node, heads: set[int]) -> bool:

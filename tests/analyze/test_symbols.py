@@ -162,6 +162,10 @@ def _value(x):
         (arith("mul", arith("floordiv", LAYER, 2), 2), "layer_idx // 2 * 2"),
         (arith("pow", arith("pow", A, -0.5), 2), "(config.a ** -0.5) ** 2"),
         (arith("add", A, B), "config.a + config.b"),
+        (
+            arith("sub", 1, arith("sub", 0.75, arith("mul", 0.5, A))),
+            "1 - (0.75 - 0.5 * config.a)",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
