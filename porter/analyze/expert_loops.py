@@ -19,8 +19,8 @@ from porter.analyze import axes as ax
 from porter.analyze.graph import Axis, Factor, Node, axis_size, walk
 from porter.analyze.part import Part
 from porter.analyze.sequences import SymRange
-from porter.analyze.symbols import Sym, constant, is_symbolic, same
-from porter.analyze.values import Module, Opaque
+from porter.analyze.symbols import Sym, arith, constant, is_symbolic, negate, same
+from porter.analyze.values import Module, Opaque, is_scalar
 
 PAIRS = Sym("runtime", ("pairs",))
 
@@ -261,9 +261,22 @@ def attribute(interp, obj, name: str, args: list) -> Any:
     raise interp.gap(f"`.{name}()` of what a loop over experts runs over")
 
 
-def compare_expert(left, right):
-    number = right if isinstance(left, ExpertIndex) else left
-    return Sym("is_expert", (number,))
+_SWAPPED = {"eq": "eq", "ne": "ne", "lt": "gt", "le": "ge", "gt": "lt", "ge": "le"}
+
+
+def compare_expert(interp, op: str | None, left, right) -> Sym:
+    """Whether the expert at hand is that of a number, or one of those below a number."""
+    index, number = (left, right) if isinstance(left, ExpertIndex) else (right, left)
+    if index is right and op is not None:
+        op = _SWAPPED[op]
+    if op is None or not is_scalar(number) or index.loop is not interp.experts:
+        raise interp.gap("an expert's number is compared")
+    if op in ("eq", "ne"):
+        found = Sym("is_expert", (number,))
+    else:
+        over = op in ("le", "gt")
+        found = Sym("expert_below", (arith("add", number, 1) if over else number,))
+    return negate(found) if op in ("ne", "gt", "ge") else found
 
 
 def is_mask(x) -> bool:

@@ -42,6 +42,7 @@ from porter.analyze.subscripts import Subscripts
 from porter.analyze.symbols import (
     PAST,
     Sym,
+    are_tokens,
     contains,
     key,
     negate,
@@ -240,6 +241,8 @@ class Interpreter(
         if cond.op == "lt" and same(cond.args[0], 0) and _counts_past(cond.args[1]):
             later = self.decide(FIRST)
             return (not later) if isinstance(later, bool) else negate(later)
+        if cond.op == "eq" and same(cond.args[1], 0) and are_tokens(cond.args[0]):
+            return False
         verdict = beyond_length(self, cond)
         return cond if verdict is None else verdict
 
@@ -394,8 +397,9 @@ class Interpreter(
             dtype = "float32" if inits[0].op == "rope_init" else known.dtype
             return self.node("phi", (cond, a, b), known.axes, dtype=dtype)
         axes = self._joined_axes(cond, a, b)
-        for side in (a, b):
-            ax.tie(axes, side.axes)
+        if not contains(cond, "expert_below"):  # those are recognised, never written
+            for side in (a, b):
+                ax.tie(axes, side.axes)
         return self.node("phi", (cond, a, b), axes, dtype=promote([a, b]))
 
     def _joined_axes(self, cond, a: Node, b: Node):

@@ -208,9 +208,7 @@ class Operators(Part):
     def compare_values(self, op, left, right):
         left, right = self.resolve(left), self.resolve(right)
         if isinstance(left, ExpertIndex) or isinstance(right, ExpertIndex):
-            if not isinstance(op, ast.Eq):
-                raise self.gap("an expert's number is compared")
-            return compare_expert(left, right)
+            return compare_expert(self, _COMPARE.get(type(op)), left, right)
         if isinstance(op, (ast.Is, ast.IsNot)):
             if right is None:
                 outcome = self.is_none(left)

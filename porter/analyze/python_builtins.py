@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 from porter.analyze import expert_loops, legacy_cache, old_configs
-from porter.analyze.expert_loops import PairIndex
+from porter.analyze.expert_loops import ExpertIndex, PairIndex
 from porter.analyze.graph import (
     Node,
 )
@@ -43,6 +43,8 @@ def builtin(interp, name: str, args: list, kwargs: dict) -> Any:
 
 
 def _int(interp, x=0):
+    if isinstance(x, ExpertIndex):
+        return x
     number = constant(x)
     if number is not None:
         return int(number)

@@ -56,6 +56,15 @@ def _settle(interp, cond, refusal: Refused) -> bool:
     return verdict
 
 
+def gives_up(interp, cond) -> bool:
+    """Whether the port stops for the configs of which cond holds, as it may where the
+    defaults aren't such."""
+    if not _on_config(cond):
+        return False
+    defaults = Folding.of_defaults(interp.config.fields)
+    return defaults.decide(cond) is False and interp.refuse_where(cond)
+
+
 def _on_config(x) -> bool:
     """Whether the value is made of the config's fields and constants alone."""
     x = unwrap(x)

@@ -23,6 +23,7 @@ BOOLEAN = {
     "in",
     "isinstance",
     "is_expert",
+    "expert_below",
     "dtype_is",
     "latent_cache",
 }
@@ -367,6 +368,12 @@ def is_positive(x) -> bool:
         and any(map(_is_size, p))
         and all(_is_size(m) or m == ((PAST.key, Fraction(1)),) for m in p)
     )
+
+
+def are_tokens(x) -> bool:
+    """A multiple of the number of new tokens, which is never 0."""
+    now = {BATCH.key, SEQ.key}
+    return is_positive(x) and all(now & {atom for atom, _ in m} for m in poly(x))
 
 
 def _is_size(monomial: tuple) -> bool:

@@ -7,7 +7,8 @@ from porter.analyze.graph import (
     has_role,
     sized_axis,
 )
-from porter.analyze.symbols import constant, same
+from porter.analyze.settling import gives_up
+from porter.analyze.symbols import compare, constant, same
 from porter.analyze.token_axes import _mixes, forbid_tokens
 from porter.analyze.values import (
     Dtype,
@@ -118,7 +119,8 @@ def squeeze(interp, x, dim=None):
         return rearranged(interp, x, lambda: [a for a in x.axes if a])
     at = ax.normalize(constant(dim), len(x.axes))
     if x.axes[at]:
-        if constant(axis_size(x.axes[at])) is None:
+        size = axis_size(x.axes[at])
+        if constant(size) is None and not gives_up(interp, compare("eq", size, 1)):
             raise interp.gap("`squeeze` of an axis whose size isn't known to be 1")
         return x
     return rearranged(interp, x, lambda: [*x.axes[:at], *x.axes[at + 1 :]])

@@ -52,6 +52,8 @@ BALANCE_METHOD = """\
             layer.update_expert_map()
 """
 
+UNREAD = r"^\."  # no module's name begins so
+
 _SPLIT = '''\
     def _split_experts(
         self, weights: Iterable[tuple[str, torch.Tensor]]
@@ -87,10 +89,22 @@ def split_method(plans: list[ExpertWeights]) -> str:
     for plan in plans:
         for stored, (kind, role) in plan.split.items():
             lines += _branch(plan, stored, kind, role, first=not lines)
+        if plan.more:
+            lines += _left_out(plan)
     pad = " " * 12
     return (
         _SPLIT.format(branches="\n".join(pad + line for line in lines)) if lines else ""
     )
+
+
+def _left_out(plan: ExpertWeights) -> list[str]:
+    """Tensors of experts of which nothing reads them, under names that no rule keeps."""
+    pattern = r"\.".join([*plan.path[-2:-1], *plan.path[-1:], r"(\d+)", ""])
+    found = rf'(found := re.search(r"\.{pattern}", name))'
+    return [
+        f"elif {found} and int(found[1]) >= {plan.count}:",
+        '    yield f".{name}", weight',
+    ]
 
 
 def _branch(
@@ -104,6 +118,8 @@ def _branch(
     each = "weight"
     if kind.startswith("flat"):
         each = f"weight.unflatten(0, ({plan.count}, -1))"
+    if plan.more:
+        each += f"[: {plan.count}]"
     out.append(f"    for i, expert in enumerate({each}):")
     if kind.endswith("transposed"):
         out.append("        expert = expert.t()")

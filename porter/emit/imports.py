@@ -22,10 +22,8 @@ def import_block(text: str, profile: Profile) -> str:
     standard = []
     if re.search(r"\bmath\.", text):
         standard.append("import math")
-    if "re" in words and re.search(r"\bre\.compile", text):
+    if "re" in words and re.search(r"\bre\.(compile|search)\(", text):
         standard.append("import re")
-    if re.search(r"\bmath\.", text):
-        standard.append("import math")
     if "Iterable" in words:
         standard.append("from collections.abc import Iterable")
     if "islice" in words:

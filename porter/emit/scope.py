@@ -46,7 +46,8 @@ def _limit(inst: Module) -> Gap:
 
 def is_list(module: Module) -> bool:
     """Modules under numbers, whose order the forward knows: a port has them by name."""
-    return module.leaf == "torch.nn.Sequential"
+    short = module.leaf == "torch.nn.ModuleList" and "items" in module.attrs
+    return short or module.leaf == "torch.nn.Sequential"
 
 
 class ClassScope:

@@ -8,6 +8,7 @@ from porter.analyze.graph import Node, walk
 from porter.analyze.model import Facts
 from porter.analyze.values import Choice, Module, Opaque
 from porter.emit.checkpoint_names import renamings
+from porter.emit.experts import UNREAD
 from porter.emit.frames import FrameGraph
 from porter.emit.layouts import Rule, rules
 from porter.emit.scope import ClassScope
@@ -55,6 +56,7 @@ def plan_weights(
     for each in experts:
         plan.renamed |= each.rules
     plan.unused = [_pattern(path) for path in unused_weights(facts, scopes)]
+    plan.unused += [UNREAD] if any(each.more for each in experts) else []
     return plan
 
 
@@ -210,7 +212,10 @@ def _narrowed(scope: ClassScope, fused: Module, part: Module) -> tuple[str, str]
     clash = clash or (scope.has_experts and part.name in _EXPERT_NAMES)
     if not clash:
         return f".{below}", f".{fused.name}"
-    return f".{owner.name}.{below}.", f".{owner.name}.{fused.name}."
+    holder = owner.name
+    if holder.isdigit() and owner.owner is not None:  # experts have numbers as well
+        holder = f"{owner.owner.name}.{holder}"
+    return f".{holder}.{below}.", f".{holder}.{fused.name}."
 
 
 def _base_model_prefix(plan: WeightPlan, facts: Facts, graph: FrameGraph) -> None:

@@ -5,11 +5,21 @@ the second matrix, the product of an activated and a plain half, the first matri
 matrix is an item of a merged parameter, or of a module list.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from porter.analyze.graph import Node, axis_size
-from porter.analyze.symbols import arith, constant, key, same
+from porter.analyze.symbols import (
+    Sym,
+    arith,
+    compare,
+    constant,
+    key,
+    negate,
+    same,
+    unwrap,
+)
 from porter.analyze.values import Module, is_scalar
 from porter.transforms.matching import either_way, is_number, is_op, strip_casts
 
@@ -51,6 +61,7 @@ class ExpertForm:
     activation: Any
     options: dict[str, Any] = field(default_factory=dict)
     act: Any = None  # the source's ACT2FN item
+    below: Any = None  # experts from this number on hand their tokens on as they are
 
 
 class NoForm(Exception):
@@ -64,6 +75,7 @@ class NoForm(Exception):
 def match_expert(body: Node) -> ExpertForm:
     """Raises NoForm where the body is something else."""
     weights, value = _weighted(body)
+    value, handed, below = _computing(value)
     down = _matrix(value)
     if down is None or down.rows is not None:
         raise NoForm(
@@ -74,7 +86,44 @@ def match_expert(body: Node) -> ExpertForm:
         raise NoForm(body, "an expert's two halves read different values")
     if not is_op(gate.x, "dispatch"):
         raise NoForm(gate.x, "an expert reads something beside its tokens")
-    return ExpertForm(gate.x.args[0], weights, gate, up, down, activation, options, act)
+    if handed is not None and plain(handed) is not gate.x:
+        raise NoForm(handed, "experts that do different things")
+    x = gate.x.args[0]
+    return ExpertForm(x, weights, gate, up, down, activation, options, act, below)
+
+
+def _computing(value: Node) -> tuple[Node, Node | None, Any]:
+    """(what the experts below a number make, what those from there on do, the number)."""
+    if not is_op(value, "phi"):
+        return value, None, None
+    cond, first, second = value.args
+    for holds, mine, other in ((cond, first, second), (negate(cond), second, first)):
+        number = _number_below(holds)
+        if number is not None:
+            return plain(mine), other, number
+    return value, None, None
+
+
+def _number_below(cond) -> Any:
+    """n where cond holds for the experts below n and no others."""
+    cond = unwrap(cond)
+    if not isinstance(cond, Sym):
+        return None
+    if cond.op == "expert_below":
+        return cond.args[0]
+    parts: Sequence = ()
+    if cond.op == "and":
+        parts = cond.args
+    inner = unwrap(negate(cond))
+    if cond.op == "not" and isinstance(inner, Sym) and inner.op == "or":
+        parts = [negate(part) for part in inner.args]
+    found = [n for n in map(_number_below, parts) if n is not None]
+    if len(found) != 1:
+        return None
+    # `and n > 0` says no more: no expert is below 0.
+    some = key(compare("lt", 0, found[0]))
+    rest = [p for p in parts if _number_below(p) is None]
+    return found[0] if all(key(unwrap(p)) == some for p in rest) else None
 
 
 def plain(node):

@@ -23,13 +23,15 @@ ROLES = ("gate", "up", "down")
 class ExpertWeights:
     """path: of the fused layer. stored: role (`gate_up` for both halves in one) -> path of
     its tensor in the source. rules: regex -> replacement on the module names. split: what
-    is taken apart while loading: path -> (layout, role, is bias); see `emit/experts`."""
+    is taken apart while loading: path -> (layout, role, is bias); see `emit/experts`. more:
+    whether some tensors are stored of more experts than have all theirs."""
 
     path: tuple[str, ...]
     layout: str
     merged: bool
     count: str  # the number of experts, as the root class says it
     transposed: bool
+    more: bool = False
     stored: dict[str, tuple[str, ...]] = field(default_factory=dict)
     rules: dict[str, str] = field(default_factory=dict)
     split: dict[tuple[str, ...], tuple[str, str]] = field(default_factory=dict)
@@ -60,9 +62,11 @@ def plan_experts(
         matrices = {"gate_up": form.gate, "down": form.down}
     for role, matrix in matrices.items():
         plan.stored[role] = _tensor(transform, node, matrix.param)
+    sizes = [axis_size(m.param.axes[0]) for m in matrices.values() if m.param]
+    plan.more = any(not same(size, counted(form)) for size in sizes)
     plain = layout == "gate_up" and len(flipped) == 1 and form.gate.bias is None
     viewed = any(_is_view(m.param) for m in matrices.values())
-    if plain and not viewed:
+    if plain and not viewed and not plan.more:
         for role, stored in plan.stored.items():
             _rename(plan, stored, (*path, f"{role}_proj"))
     else:
@@ -74,6 +78,8 @@ def plan_experts(
 
 def counted(form: ExpertForm) -> Any:
     """The number of experts."""
+    if form.below is not None:
+        return form.below
     if form.down.param is not None:
         return axis_size(form.down.param.axes[0])
     holder = form.down.module

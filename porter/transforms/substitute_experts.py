@@ -54,8 +54,8 @@ class SubstituteExperts(Transform):
             layout = "separate"
         if layout is None:
             raise self.gap(node.span, "an expert's gate and up overlap")
-        count = self._count(form, node)
-        self._check_numbers(node, ids, count)
+        count = self._count(form, node, ids)
+        self._check_numbers(node, ids, count, form.below is not None)
         weights = strip_casts(form.weights)
         if len(ids.axes) != 2 or len(weights.axes) != 2 or not same(
             axis_size(ids.axes[1]), axis_size(weights.axes[1])
@@ -72,12 +72,34 @@ class SubstituteExperts(Transform):
             "FusedMoEFactory", self._arguments(form, ids, count, plan), prefix=True
         )
         self._rehouse(owner, name, module, frame, node)
-        new = self.make(
-            "fused_moe", (form.x, form.weights, ids), node, module=module, frame=frame
-        )
+        new = self._summed(form, ids, count, node, module, frame)
         self.change(
             node, new, "the sum over a token's experts is one layer of the engine's"
         )
+
+    def _summed(self, form: ExpertForm, ids: Node, count, node, module, frame) -> Node:
+        """The layer's sum; what experts without matrices hand on is added to it."""
+        weights = form.weights
+        if form.below is None:
+            return self.make(
+                "fused_moe", (form.x, weights, ids), node, module=module, frame=frame
+            )
+
+        def make(op: str, args: tuple, like: Node, **attrs) -> Node:
+            return self.make(op, args, like, frame=frame, **attrs)
+
+        real = make("lt", (ids, count), ids, dtype="bool")
+        last = arith("sub", count, 1)
+        chosen = make("clamp", (ids, None, last), ids)
+        theirs = make("where", (real, weights, 0.0), weights)
+        made = make("fused_moe", (form.x, theirs, chosen), node, module=module)
+        others = make("where", (real, 0.0, weights), weights)
+        share = make(
+            "reduce", (others,), others, axes=(weights.axes[0], ()), fn="sum", dim=1,
+            keepdim=True,
+        )  # fmt: skip
+        handed = make("mul", (form.x, share), node, dtype="float32")
+        return make("add", (made, make("cast", (handed,), node)), node)
 
     def _arguments(
         self, form: ExpertForm, ids: Node, count, plan: ExpertWeights
@@ -99,7 +121,7 @@ class SubstituteExperts(Transform):
 
     # -- what must hold
 
-    def _count(self, form: ExpertForm, node: Node):
+    def _count(self, form: ExpertForm, node: Node, ids: Node):
         counts = []
         for matrix in (form.gate, form.up, form.down):
             if matrix.param is not None:
@@ -111,18 +133,24 @@ class SubstituteExperts(Transform):
                 counts.append(holder.count)
             if matrix.bias is not None:
                 counts.append(axis_size(matrix.bias.axes[0]))
-        if any(not same(c, counts[0]) for c in counts):
+        held = counts[0]
+        if form.below is not None:  # the matrices of the others are never read
+            held, every = form.below, chosen_from(ids)
+            counts = [held if same(c, every) else c for c in counts]
+        if any(not same(c, held) for c in counts):
             raise self.gap(node.span, "an expert's matrices are of different counts")
         biased = {m.biased for m in (form.gate, form.up, form.down)}
         if len(biased) != 1 or biased - {True, False}:
             raise self.gap(node.span, "some of an expert's matrices have a bias")
-        return counts[0]
+        return held
 
-    def _check_numbers(self, node: Node, ids: Node, count) -> None:
+    def _check_numbers(self, node: Node, ids: Node, count, others: bool) -> None:
         classes, skipped = node.attrs["classes"], node.attrs["skipped"]
         if node.attrs["count"] is not None and not same(node.attrs["count"], count):
             raise self.gap(node.span, "a loop over some of the experts")
         bound = chosen_from(ids)
+        if others and bound is not None:  # all have numbers, the first have matrices
+            count = bound
         if bound is None or not _fits(bound, count):
             raise self.gap(
                 node.span, "the experts' numbers aren't chosen among all experts"
