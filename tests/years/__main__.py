@@ -13,6 +13,7 @@ import json
 import sys
 from collections import Counter
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from porter.console import print_table, say
@@ -32,6 +33,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     outcomes: dict[str, list[Outcome]] = {}
+    found: dict[str, list[Outcome]] = {}
     for release in arguments.releases:
         names = list(arguments.only)
         if arguments.unless is not None:
@@ -39,6 +41,7 @@ def main() -> int:
             mine = {s.architecture for s, _ in decoders(release)} - known
             names = sorted(mine & set(names) if names else mine)
         version = version_of(release.resolve() / "transformers")
+        found[version] = []
         outcomes[version] = run_release(
             release.resolve(),
             names,
@@ -46,14 +49,22 @@ def main() -> int:
             tp=arguments.tp,
             invariances=arguments.invariances,
             workers=arguments.workers,
-            finished=lambda o: say(f"{o.architecture}: {o.status}", sys.stderr),
+            finished=partial(told, found, version, arguments.json),
         )
         show(version, outcomes[version])
-    if arguments.json:
-        found = {v: [asdict(o) for o in each] for v, each in outcomes.items()}
-        arguments.json.write_text(json.dumps(found, indent=2) + "\n")
     every = [o for each in outcomes.values() for o in each]
     return 1 if any(o.status in ("differs", "failed") for o in every) else 0
+
+
+def told(
+    found: dict[str, list[Outcome]], version: str, file: Path | None, new: Outcome
+) -> None:
+    """Say what became of one class, and write all so far: a sweep that is cut leaves it."""
+    say(f"{new.architecture}: {new.status} {new.reason}".rstrip(), sys.stderr)
+    found[version].append(new)
+    if file is not None:
+        each = {v: [asdict(o) for o in some] for v, some in found.items()}
+        file.write_text(json.dumps(each, indent=2) + "\n", encoding="utf-8")
 
 
 def show(version: str, outcomes: list[Outcome]) -> None:
