@@ -1,4 +1,4 @@
-"""python -m tests.years RELEASE... [--only ARCH...] [--tp N] [--convert-only]
+"""python -m tests.years RELEASE... [--only ARCH...] [--tp N...] [--convert-only]
 
 RELEASE is a folder with a transformers package, made by
     pip install --no-deps --target DIR transformers==4.46.3
@@ -26,9 +26,8 @@ def main() -> int:
     parser.add_argument("releases", nargs="+", type=Path, metavar="RELEASE")
     parser.add_argument("--only", nargs="*", default=[], metavar="ARCH")
     parser.add_argument("--unless", type=Path, metavar="RELEASE")
-    parser.add_argument("--tp", type=int, default=1, metavar="N")
+    parser.add_argument("--tp", type=int, nargs="+", default=[1], metavar="N")
     parser.add_argument("--convert-only", action="store_true")
-    parser.add_argument("--invariances", action="store_true")
     parser.add_argument("--workers", type=int, default=1, metavar="N")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
@@ -46,8 +45,7 @@ def main() -> int:
             release.resolve(),
             names,
             convert_only=arguments.convert_only,
-            tp=arguments.tp,
-            invariances=arguments.invariances,
+            ranks=arguments.tp,
             workers=arguments.workers,
             finished=partial(told, found, version, arguments.json),
         )
@@ -60,7 +58,8 @@ def told(
     found: dict[str, list[Outcome]], version: str, file: Path | None, new: Outcome
 ) -> None:
     """Say what became of one class, and write all so far: a sweep that is cut leaves it."""
-    say(f"{new.architecture}: {new.status} {new.reason}".rstrip(), sys.stderr)
+    what = f"{new.status} {new.reason or _error(new)}".rstrip()
+    say(f"{new.architecture} tp {new.tp}: {what}", sys.stderr)
     found[version].append(new)
     if file is not None:
         each = {v: [asdict(o) for o in some] for v, some in found.items()}
@@ -70,18 +69,23 @@ def told(
 def show(version: str, outcomes: list[Outcome]) -> None:
     """The table of one release and its totals, for all and for the dense ones."""
     rows = [
-        (o.architecture, o.category, o.status, o.reason or _error(o)) for o in outcomes
+        (o.architecture, o.category, o.tp or "", o.status, o.reason or _error(o))
+        for o in outcomes
     ]
-    print_table([f"transformers {version}", "kind", "became", "why, or rel RMSE"], rows)
-    for kinds in ({"attention"}, {o.category for o in outcomes}):
+    print_table(
+        [f"transformers {version}", "kind", "tp", "became", "why, or rel RMSE"], rows
+    )
+    everything = {o.category for o in outcomes}
+    for kinds in ({"attention"}, everything):
         chosen = [o for o in outcomes if o.category in kinds]
-        counts = Counter(o.status for o in chosen)
-        good = counts["verified"] + counts["converted"]
-        share = 100 * good / len(chosen) if chosen else 0.0
-        told = ", ".join(f"{n} {status}" for status, n in counts.most_common())
-        say(
-            f"{version}, {'+'.join(sorted(kinds))}: {len(chosen)}: {told}; {share:.0f}%"
-        )
+        for tp in sorted({o.tp for o in chosen if o.tp}) or [None]:
+            one = [o for o in chosen if o.tp in (tp, None)]
+            counts = Counter(o.status for o in one)
+            good = counts["verified"] + counts["converted"]
+            share = 100 * good / len(one) if one else 0.0
+            told = ", ".join(f"{n} {status}" for status, n in counts.most_common())
+            name = f"{version}, {'+'.join(sorted(kinds))}"
+            say(f"{name}, tp {tp}: {len(one)}: {told}; {share:.0f}%")
 
 
 def _error(outcome: Outcome) -> str:
