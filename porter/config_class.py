@@ -50,6 +50,13 @@ class ConfigClass:
             return False
         return "int" in kind or isinstance(default, int)
 
+    def may_be_none(self, name: str) -> bool:
+        """Of a declared field. A class without types says nothing of a size: configs turn
+        a window off by None, whatever its default."""
+        return name in self.optional or (
+            name not in self.annotations and self.is_size(name)
+        )
+
     def canonical(self, name: str) -> str:
         return self.aliases.get(name, name)
 

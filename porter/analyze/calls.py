@@ -14,6 +14,7 @@ from porter.analyze import (
 )
 from porter.analyze.choices import call_choice
 from porter.analyze.graph import Node
+from porter.analyze.initialisation import without_init
 from porter.analyze.part import Part
 from porter.analyze.symbols import (
     Sym,
@@ -132,6 +133,8 @@ class Calls(Part):
             self.modules.append(inst)
             bind_leaf(self, inst, args, kwargs)
             return inst
+        if fn.name.startswith("torch.nn.utils.") and fn.name.endswith(".skip_init"):
+            return without_init(self, args, kwargs)
         handled = hf_api.call(self, fn.name, args, kwargs)
         if handled is not NotImplemented:
             return handled

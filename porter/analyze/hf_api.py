@@ -258,8 +258,10 @@ def holds_node(value) -> bool:
     return any(True for _ in iter_nodes(value))
 
 
-def stored(interp, op: str, init, persistent: bool = True) -> Node:
+def stored(interp, op: str, init, persistent: bool = True) -> Node | Opaque:
     """A parameter or buffer of the module under construction."""
+    if isinstance(init, Opaque) and op == "buffer" and not persistent:
+        return Opaque(f"a buffer made from {init.what}")  # a gap where it is read
     if not isinstance(init, Node):
         raise interp.gap("a parameter made from something that can't be followed")
     if init.op == "random":

@@ -36,6 +36,20 @@ def initialise_buffers(interp, root: Module) -> None:
                 interp.under_construction.pop()
 
 
+def without_init(interp, args: list, kwargs: dict) -> Module:
+    """torch.nn.utils.skip_init(cls, ...): cls(...) whose tensors hold what memory held."""
+    module = interp.call(args[0], args[1:], kwargs)
+    for each in _below(module):
+        for name, value in each.attrs.items():
+            if isinstance(value, Node) and value.op == "buffer":
+                if not value.attrs["persistent"]:
+                    raise interp.gap(
+                        f"`{name}` is in no checkpoint, and `skip_init` leaves it unset",
+                        "make the module that holds it by calling its class",
+                    )
+    return module
+
+
 def _below(root: Module):
     seen: set[int] = set()
     stack: list[Any] = [root]

@@ -274,7 +274,7 @@ class Operators(Part):
             if fields is None or inner.args[0] != self.config.path:
                 return Sym("is_none", (inner,))
             name = inner.args[1]
-            if name in fields.fields and name not in fields.optional:
+            if name in fields.fields and not fields.may_be_none(name):
                 return False
             return Sym("is_none", (inner,))
         if inner.op in ("item", "get", "call", "of"):

@@ -148,6 +148,8 @@ class Statements(Part):
                 "maybe_autocast",
                 "device",
                 "inference_mode",
+                "sdp_kernel",  # which of torch's kernels, of one arithmetic
+                "sdpa_kernel",
             ):
                 raise self.gap(
                     f"the context manager `{ast.unparse(context)}` isn't known"

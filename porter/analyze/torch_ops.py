@@ -14,6 +14,7 @@ from porter.analyze.graph import (
     axis_size,
 )
 from porter.analyze.symbols import constant
+from porter.analyze.torch_attention import scaled_dot_product_attention
 from porter.analyze.torch_creation import (
     _creation,
     _math,
@@ -261,6 +262,7 @@ _TABLE: dict[str, Any] = {
     "index_select": index_select,
     "one_hot": one_hot, "max": max_along, "min": extreme("min"), "argmax": argmax,
     "nonzero": nonzero,
+    "scaled_dot_product_attention": scaled_dot_product_attention,
 }  # fmt: skip
 for _names, _op in (
     (("eq",), "eq"), (("ne", "not_equal"), "ne"), (("lt", "less"), "lt"),

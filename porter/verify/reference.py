@@ -146,6 +146,7 @@ def load_reference(
     """
     config = _config(model_class, model_dir)
     config._experts_implementation = "eager"  # the file's own loop, not the library's
+    config._attn_implementation = "eager"  # 4.40 takes the argument for the default
     checkpoint_files(Path(model_dir), allow_pickle)  # says what is missing, if it is
     with quiet_transformers():
         try:
@@ -231,6 +232,13 @@ def _needs_mask(model: nn.Module, prompts: list[list[int]]) -> bool:
     return not torch.allclose(whole, part, rtol=1e-3, atol=1e-3)
 
 
+def _caching(model: nn.Module) -> dict[str, bool]:
+    """What asks a model for its memory; one that takes no such argument has none."""
+    taken = inspect.signature(model.forward).parameters
+    others = any(p.kind is p.VAR_KEYWORD for p in taken.values())
+    return {"use_cache": True} if others or "use_cache" in taken else {}
+
+
 def _trace(model: nn.Module, prompt: list[int], max_tokens: int, masked: bool) -> Trace:
     with WatchChoices() as seen:
         output = model(torch.tensor([prompt]), **_mask(masked, prompt))
@@ -264,8 +272,9 @@ def _decode(
     ids = torch.tensor([prompt])
     memory: dict[str, Any] = {}
     whole = list(prompt)
+    caching = _caching(model)
     while len(steps) < max_tokens:
-        output = model(ids, use_cache=True, **memory, **_mask(masked, whole))
+        output = model(ids, **caching, **memory, **_mask(masked, whole))
         steps.append(output.logits[0, -1].float())
         whole.append(int(steps[-1].argmax()))
         memory = {

@@ -229,6 +229,8 @@ def _shapes(config_class: type, default: Any) -> Iterator[dict[str, Any]]:
     yield {**everything, depth: 2 * LAYERS}
     yield {**{k: v for k, v in equal.items() if k not in _STATE}, depth: 2 * LAYERS}
     yield fields(_PLAIN, _TELLING)
+    # Layers counted by another field, in a form of its own: the depth stays as it is.
+    yield {name: size for name, size in equal.items() if name != depth}
 
 
 def _sizes_within(config_class: type, default: Any) -> dict[str, Any]:

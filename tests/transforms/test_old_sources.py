@@ -124,3 +124,36 @@ def test_old_rope_fields_are_read_where_they_are_now() -> None:
     text = port(OLD_CONFIG)
     assert "rope_parameters=config.rope_parameters" in text
     assert "rope_theta" not in text and "rope_scaling" not in text
+
+
+WINDOW = """
+class TernAttention:
+    def forward(self, x, attention_mask, position_embeddings, past_key_values):
+        shape = (*x.shape[:-1], -1, self.head_dim)
+        query = self.wq(x).view(shape).transpose(1, 2)
+        key = self.wk(x).view(shape).transpose(1, 2)
+        value = self.wv(x).view(shape).transpose(1, 2)
+        cos, sin = (table[:, None] for table in position_embeddings)
+        query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+        key, value = past_key_values.update(key, value, self.layer_idx)
+        q_len, k_len = query.shape[-2], key.shape[-2]
+        keep = torch.ones(q_len, k_len, dtype=torch.bool).tril(k_len - q_len)
+        if self.config.reach is not None:
+            near = torch.ones(q_len, k_len, dtype=torch.bool)
+            keep = keep & near.triu(k_len - q_len - self.config.reach)
+        key, value = (repeat_heads(x, self.groups) for x in (key, value))
+        scores = torch.matmul(query, key.transpose(2, 3)) * self.scaling
+        weights = torch.where(keep, scores, float("-inf")).softmax(-1)
+        output = torch.matmul(weights, value).transpose(1, 2)
+        return self.wo(output.reshape(*x.shape[:-1], -1))
+"""
+
+
+def test_a_size_of_a_config_without_types_may_be_none() -> None:
+    """Its default is a number, but a checkpoint's config turns it off by None."""
+    config = OLD_CONFIG.replace("**kwargs,\n", "reach=16,\n        **kwargs,\n", 1)
+    config = config.replace(
+        "super().__init__(**", "self.reach = reach\n        super().__init__(**", 1
+    )
+    text = port(config + WINDOW)
+    assert "config.reach is None" in text and "config.reach + 1" in text

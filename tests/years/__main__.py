@@ -1,4 +1,4 @@
-"""python -m tests.years RELEASE... [--only ARCH...] [--tp N] [--convert-only]
+"""python -m tests.years RELEASE... [--only ARCH...] [--tp N...] [--convert-only]
 
 RELEASE is a folder with a transformers package, made by
     pip install --no-deps --target DIR transformers==4.46.3
@@ -13,6 +13,7 @@ import json
 import sys
 from collections import Counter
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from porter.console import print_table, say
@@ -25,13 +26,13 @@ def main() -> int:
     parser.add_argument("releases", nargs="+", type=Path, metavar="RELEASE")
     parser.add_argument("--only", nargs="*", default=[], metavar="ARCH")
     parser.add_argument("--unless", type=Path, metavar="RELEASE")
-    parser.add_argument("--tp", type=int, default=1, metavar="N")
+    parser.add_argument("--tp", type=int, nargs="+", default=[1], metavar="N")
     parser.add_argument("--convert-only", action="store_true")
-    parser.add_argument("--invariances", action="store_true")
     parser.add_argument("--workers", type=int, default=1, metavar="N")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     outcomes: dict[str, list[Outcome]] = {}
+    found: dict[str, list[Outcome]] = {}
     for release in arguments.releases:
         names = list(arguments.only)
         if arguments.unless is not None:
@@ -39,38 +40,52 @@ def main() -> int:
             mine = {s.architecture for s, _ in decoders(release)} - known
             names = sorted(mine & set(names) if names else mine)
         version = version_of(release.resolve() / "transformers")
+        found[version] = []
         outcomes[version] = run_release(
             release.resolve(),
             names,
             convert_only=arguments.convert_only,
-            tp=arguments.tp,
-            invariances=arguments.invariances,
+            ranks=arguments.tp,
             workers=arguments.workers,
-            finished=lambda o: say(f"{o.architecture}: {o.status}", sys.stderr),
+            finished=partial(told, found, version, arguments.json),
         )
         show(version, outcomes[version])
-    if arguments.json:
-        found = {v: [asdict(o) for o in each] for v, each in outcomes.items()}
-        arguments.json.write_text(json.dumps(found, indent=2) + "\n")
     every = [o for each in outcomes.values() for o in each]
     return 1 if any(o.status in ("differs", "failed") for o in every) else 0
+
+
+def told(
+    found: dict[str, list[Outcome]], version: str, file: Path | None, new: Outcome
+) -> None:
+    """Say what became of one class, and write all so far: a sweep that is cut leaves it."""
+    what = f"{new.status} {new.reason or _error(new)}".rstrip()
+    say(f"{new.architecture} tp {new.tp}: {what}", sys.stderr)
+    found[version].append(new)
+    if file is not None:
+        each = {v: [asdict(o) for o in some] for v, some in found.items()}
+        file.write_text(json.dumps(each, indent=2) + "\n", encoding="utf-8")
 
 
 def show(version: str, outcomes: list[Outcome]) -> None:
     """The table of one release and its totals, for all and for the dense ones."""
     rows = [
-        (o.architecture, o.category, o.status, o.reason or _error(o)) for o in outcomes
+        (o.architecture, o.category, o.tp or "", o.status, o.reason or _error(o))
+        for o in outcomes
     ]
-    print_table([f"transformers {version}", "kind", "became", "why, or rel RMSE"], rows)
-    for kinds in ({"attention"}, {o.category for o in outcomes}):
+    print_table(
+        [f"transformers {version}", "kind", "tp", "became", "why, or rel RMSE"], rows
+    )
+    everything = {o.category for o in outcomes}
+    for kinds in ({"attention"}, everything):
         chosen = [o for o in outcomes if o.category in kinds]
-        counts = Counter(o.status for o in chosen)
-        good = counts["verified"] + counts["converted"]
-        share = 100 * good / len(chosen) if chosen else 0.0
-        told = ", ".join(f"{n} {status}" for status, n in counts.most_common())
-        say(
-            f"{version}, {'+'.join(sorted(kinds))}: {len(chosen)}: {told}; {share:.0f}%"
-        )
+        for tp in sorted({o.tp for o in chosen if o.tp}) or [None]:
+            one = [o for o in chosen if o.tp in (tp, None)]
+            counts = Counter(o.status for o in one)
+            good = counts["verified"] + counts["converted"]
+            share = 100 * good / len(one) if one else 0.0
+            told = ", ".join(f"{n} {status}" for status, n in counts.most_common())
+            name = f"{version}, {'+'.join(sorted(kinds))}"
+            say(f"{name}, tp {tp}: {len(one)}: {told}; {share:.0f}%")
 
 
 def _error(outcome: Outcome) -> str:

@@ -2,14 +2,20 @@
 
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from porter.convert import convert
 from porter.gap import CannotRun, NeedsConfig, Refused, UsageError
 from porter.release import reading
-from porter.verify import verify
+from porter.verify.origin import find_source
+from porter.verify.verification import (
+    Subject,
+    engines_for,
+    make_subject,
+    verify_subject,
+)
 from porter.zoo.category import category
 from porter.zoo.listing import Specimen, list_zoo
 from porter.zoo.processes import TaskFailed, run_each
@@ -21,7 +27,8 @@ SECONDS = 600
 @dataclass(frozen=True)
 class Outcome:
     """What became of one class. status: verified, converted (verification wasn't asked
-    for), refused, differs, unverified (the check could not run) or failed."""
+    for), refused, differs, unverified (the check could not run) or failed. tp: the number
+    of ranks it was verified on. seconds: of the port's side of that."""
 
     architecture: str
     category: str
@@ -29,6 +36,7 @@ class Outcome:
     reason: str = ""
     rel_rmse: float | None = None
     seconds: float = 0.0
+    tp: int | None = None
 
 
 def decoders(release: Path) -> list[tuple[Specimen, str]]:
@@ -45,56 +53,73 @@ def run_release(
     names: list[str],
     *,
     convert_only: bool = False,
-    tp: int = 1,
-    invariances: bool = False,
+    ranks: Sequence[int] = (1,),
     workers: int = 1,
     finished: Callable[[Outcome], None] = lambda outcome: None,
 ) -> list[Outcome]:
-    """An outcome for each decoder, or for those whose architecture is named."""
+    """The outcomes of each decoder on each number of ranks, or of those named.
 
-    def work(item: tuple[Specimen, str]) -> Outcome:
+    One that is refused, or whose source doesn't run, has one outcome.
+    """
+
+    def work(item: tuple[Specimen, str]) -> list[Outcome]:
         with reading(release):
-            return outcome(*item, convert_only, tp, invariances)
+            return outcomes_of(*item, convert_only, ranks)
 
     todo = [d for d in decoders(release) if not names or d[0].architecture in names]
-    out: dict[int, Outcome] = {}
+    out: dict[int, list[Outcome]] = {}
     for index, result in run_each(work, todo, workers=workers, timeout=SECONDS):
         if isinstance(result, TaskFailed):
             specimen, kind = todo[index]
-            result = Outcome(specimen.architecture, kind, "failed", str(result))
+            result = [Outcome(specimen.architecture, kind, "failed", str(result))]
         out[index] = result
-        finished(result)
-    return [out[i] for i in sorted(out)]
+        for each in result:
+            finished(each)
+    return [each for i in sorted(out) for each in out[i]]
 
 
-def outcome(
-    specimen: Specimen, kind: str, convert_only: bool, tp: int, invariances: bool
-) -> Outcome:
-    name, started = specimen.architecture, time.perf_counter()
-
-    def made(status: str, reason: str = "", rmse: float | None = None) -> Outcome:
-        seconds = round(time.perf_counter() - started, 1)
-        return Outcome(name, kind, status, reason, rmse, seconds)
-
+def outcomes_of(
+    specimen: Specimen, kind: str, convert_only: bool, ranks: Sequence[int]
+) -> list[Outcome]:
+    """One outcome for each number of ranks, of one port and one checkpoint."""
+    made = Outcome(specimen.architecture, kind, "converted")
     try:
         text, file_name = _ported(specimen)
     except Refused as refusal:
         gap = refusal.gaps[0]
         place = "/".join(Path(gap.file).parts[-2:])
-        return made("refused", f"{place}:{gap.line}: {gap.what}")
+        reason = f"{place}:{gap.line}: {gap.what}"
+        return [replace(made, status="refused", reason=reason)]
     except UsageError as error:
-        return made("failed", str(error))
+        return [replace(made, status="failed", reason=str(error))]
     if convert_only:
-        return made("converted")
+        return [made]
     with tempfile.TemporaryDirectory(prefix="porter-years-") as scratch:
         path = Path(scratch) / file_name
         path.write_text(text, encoding="utf-8")
         try:
-            result = verify(path, tp=tp, invariances=invariances)
+            subject = make_subject(find_source(path, None), None, Path(scratch))
         except (CannotRun, UsageError) as error:
-            return made("unverified", str(error))
-    status = "verified" if result.passed else "differs"
-    return made(status, "; ".join(result.failures), result.logits_rel_rmse)
+            return [replace(made, status="unverified", reason=str(error))]
+        return [_verified(made, path, subject, tp) for tp in ranks]
+
+
+def _verified(made: Outcome, path: Path, subject: Subject, tp: int) -> Outcome:
+    """The outcome on `tp` ranks of the port at `path`."""
+    started = time.perf_counter()
+    try:
+        engines = engines_for(path, subject)
+        result = verify_subject(subject, engines, tp=tp, invariances=False)
+    except (CannotRun, UsageError) as error:
+        return replace(made, status="unverified", reason=str(error), tp=tp)
+    return replace(
+        made,
+        status="verified" if result.passed else "differs",
+        reason="; ".join(result.failures),
+        rel_rmse=result.logits_rel_rmse,
+        tp=tp,
+        seconds=round(time.perf_counter() - started, 1),
+    )
 
 
 def _ported(specimen: Specimen) -> tuple[str, str]:
