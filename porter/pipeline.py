@@ -6,6 +6,7 @@ from porter.transforms.cache_expanded import CacheExpanded
 from porter.transforms.flatten_tokens import FlattenTokens
 from porter.transforms.fuse_gate_up import FuseGateUp
 from porter.transforms.fuse_qkv import FuseQkv
+from porter.transforms.fuse_residual_norms import FuseResidualNorms
 from porter.transforms.keep_rope import KeepRope
 from porter.transforms.lift_embedding import LiftEmbedding
 from porter.transforms.place_parallel import PlaceParallel
@@ -40,6 +41,8 @@ TRANSFORMS: tuple[type[Transform], ...] = (
     ShareCaches,
     # thread: what vLLM asks the model's classes for
     LiftEmbedding,
+    # add: last, as it settles whose memory is written over
+    FuseResidualNorms,
 )
 
 

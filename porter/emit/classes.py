@@ -4,7 +4,7 @@ import ast
 from dataclasses import dataclass, field
 from typing import Any
 
-from porter.analyze.graph import Frame, Span
+from porter.analyze.graph import Frame, Node, Span
 from porter.analyze.symbols import Sym, key
 from porter.analyze.values import Module
 from porter.config_class import ConfigClass
@@ -180,7 +180,10 @@ def write_forward(
     body.line(f"return {', '.join(results)}", last)
     passed = graph.layer_arguments(frame)
     body_arguments = [
-        *(f"{p}: torch.Tensor" for p in parameters),
+        *(
+            f"{p}: torch.Tensor{' | None' if _may_be_absent(node) else ''}"
+            for p, node in zip(parameters, free, strict=True)
+        ),
         *(f"{a.name}: {a.annotation}" for a in passed),
     ]
     signature = ", ".join(["self", *body_arguments])
@@ -191,6 +194,14 @@ def write_forward(
     )
     lines = [Line(f"    def forward({signature}) -> {kind}:", [frame.span])]
     return lines + comments.weave(indented(body.finished({}, frame.span), 2))
+
+
+def _may_be_absent(node: Node) -> bool:
+    """Whether the first layer is given None for it."""
+    if node.op != "loop_entry":
+        return False
+    carried = node.attrs["loop"].carried
+    return any(row[0].final is node and row[1].final.op == "absent" for row in carried)
 
 
 def parameter_name(node, frame: Frame, taken: list[str]) -> str:

@@ -85,7 +85,15 @@ class FrameGraph:
             used = any(not self.inside(r, frame) for r in readers)
             if used or node is self.facts.logits:
                 out.append(node)
-        return out
+        return sorted(out, key=self._row)
+
+    def _row(self, node: Node) -> int:
+        """Where a layer's result stands among what the layers hand on."""
+        for reader in self.readers.get(node.id, []):
+            if reader.op == "loop_exit":
+                carried = [row[2].final for row in reader.attrs["loop"].carried]
+                return carried.index(node) if node in carried else len(carried)
+        return len(self.order)
 
     def _find_free(self, frame: Frame) -> list[Node]:
         found: list[Node] = []

@@ -14,7 +14,8 @@ class Line:
     """A statement of the output and the places in the source that it comes from.
 
     reads, writes: the values that the statement means by the names in it. cond: of
-    `if ...:`, the condition under which what is indented behind it runs.
+    `if ...:`, the condition under which what is indented behind it runs. spends: values
+    whose memory the statement writes over.
     """
 
     text: str
@@ -22,6 +23,7 @@ class Line:
     reads: Sequence[tuple[str, Node]] = ()
     writes: Sequence[tuple[str, Node]] = ()
     cond: Any = None
+    spends: Sequence[Node] = ()
 
     @property
     def depth(self) -> int:

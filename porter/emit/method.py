@@ -16,6 +16,7 @@ from porter.emit.lines import Line, as_lines, as_tree
 from porter.emit.names import hinted, preferred
 from porter.emit.printing import Printer
 from porter.emit.read_back import read_back
+from porter.transforms.matching import is_op
 
 _STATEMENTS = {
     "linear", "qkv", "merged_linear", "attend", "attend_latent", "norm", "embedding",
@@ -111,7 +112,7 @@ class Body:
 
     def _together(self, item: _Item, regions: dict[int, Region]) -> None:
         """What is unpacked in one statement stands where the whole is made."""
-        if item.node is not None and item.node.op == "rope":
+        if item.node is not None and item.node.op in ("rope", "add_norm"):
             for reader in self.graph.readers.get(item.node.id, []):
                 if reader.op == "item" and reader.id in regions:
                     regions[reader.id] = regions[item.key]
@@ -191,6 +192,7 @@ class Body:
         reads: Sequence[Binding] | None = None,
         writes: Sequence[Binding] = (),
         cond: Any = None,
+        spends: Sequence[Node] = (),
     ) -> None:
         """Write a statement. reads: None for what `operand` was asked for meanwhile."""
         pad = "    " * self.indent
@@ -198,7 +200,7 @@ class Body:
         if reads is None:
             reads, self.reads = self.reads, []
         spans = list(self.spans if spans is None else spans)
-        self.lines.append(Line(body, spans, tuple(reads), writes, cond))
+        self.lines.append(Line(body, spans, tuple(reads), writes, cond, spends))
 
     def finished(self, ends: dict[str, Node], span: Span) -> list[Line]:
         """The lines, once they have been read back. ends: what names must hold behind
@@ -303,7 +305,8 @@ class Body:
                     self.hold(target_, names[-1])
                     writes.append((names[-1], target_))
             text = self._grouped(node, names, text)
-            self.line(text, spans, reads=reads, writes=writes)
+            spends = node.args[0].args if is_op(node.args[0], "add_norm") else ()
+            self.line(text, spans, reads=reads, writes=writes, spends=spends)
             return
         text, _ = self.expression(node)
         spans, reads = self.spans, self.reads
@@ -317,6 +320,10 @@ class Body:
         """`a, b = f(a, b)`, where need be under its condition."""
         test, before = self.scope.group_condition(node, self)
         left = ", ".join(names)
+        starts = self.scope.without_residual(node, names)
+        if starts is not None:
+            test, single = starts
+            return f"if {test}:\n{single}\nelse:\n    {left} = {text}"
         if test is None:
             return f"{left} = {text}"
         if names == before:

@@ -2,7 +2,8 @@
 statement means by it?
 
 Names are chosen while statements are written (method.py), by what is still to be read; a
-mistake there would be a port that is silently wrong. Here the statements are gone through
+mistake there would be a port that is silently wrong. What a statement writes over in
+place is no value behind it. Here the statements are gone through
 in the order in which Python runs them, both sides of each branch, and nothing is known of
 how the names were chosen.
 """
@@ -68,6 +69,9 @@ class _Reader:
         if stored - {"_"} != {name for name, _ in line.writes} - {"_"}:
             what = f"`{line.text.strip()}` isn't accounted for"
             raise self._refused(line.spans, what)
+        for name, value in held.items():
+            if any(_may_be(value, node) for node in line.spends):
+                held[name] = None
         held.update(line.writes)
 
     def _reads(self, line: Line, held: Held, text: str) -> set[str]:
@@ -105,6 +109,12 @@ class _Reader:
         span = spans[0] if spans else self.span
         advice = "porter's choice of names is at fault here: please report the file"
         return Refused([Gap(span.file, span.line, what, advice)])
+
+
+def _may_be(value: Any, node: Node) -> bool:
+    if isinstance(value, _Joined):
+        return _may_be(value.then, node) or _may_be(value.other, node)
+    return value is not None and _is(value, node)
 
 
 def _is(value: Any, node: Node) -> bool:

@@ -23,6 +23,7 @@ from porter.emit.gathering import gathered, sharded
 from porter.emit.several_attentions import of_the_same_scores
 from porter.gap import Gap, Refused
 from porter.profiles.profile import Argument
+from porter.transforms.matching import is_op
 
 # what the constructor of a class with attention calls its own
 _ATTENTION_NAMES = {
@@ -63,6 +64,7 @@ class ClassScope:
         self.latents: list[Node] = []
         self.ropes: list[Node] = []
         self.rotated: list[str] = []
+        self.summands: list[str] = []
         self.gathers: set[str] = set()
         self.sinks: set[int] = set()
         self.logits: Node | None = None
@@ -300,9 +302,34 @@ class ClassScope:
         """The operand of a layer, in order in memory where the release's norms need it."""
         layer = node.attrs["module"].replaced
         ours = node.op == "norm" and layer is not None and "." not in layer.kind
-        if ours and self.graph.profile.contiguous_norms and node.args[0].op in _VIEWS:
-            return f"{body.operand(node.args[0], 9)}.contiguous()"
-        return body.operand(node.args[0])
+        return (
+            self._in_order(node.args[0], body) if ours else body.operand(node.args[0])
+        )
+
+    def _in_order(self, value: Node, body) -> str:
+        view = value.op in _VIEWS and not is_op(value.args[0], "add_norm")
+        if view and self.graph.profile.contiguous_norms:
+            return f"{body.operand(value, 9)}.contiguous()"
+        return body.operand(value)
+
+    def _add_norm(self, node: Node, body) -> str:
+        """The norm of a sum; its operands as they are before names are given anew."""
+        body.emitted.add(node.id)
+        body.spans.append(node.attrs["added"])
+        self.summands = [self._in_order(a, body) for a in node.args]
+        return f"{self.module(node.attrs['module'])}({', '.join(self.summands)})"
+
+    def without_residual(self, node: Node, names: list[str]) -> tuple[str, str] | None:
+        """Of the norm that layers start with: (the test for the first layer, the
+        statements that take its one summand)."""
+        parent = node.args[0]
+        if not (is_op(parent, "add_norm") and parent.attrs.get("starts")):
+            return None
+        x, residual = self.summands
+        lines = [f"    {names[0]} = {self.module(parent.attrs['module'])}({x})"]
+        if names[1] not in ("_", x):
+            lines.insert(0, f"    {names[1]} = {x}")
+        return f"{residual} is None", "\n".join(lines)
 
     def _tensor(self, node: Node) -> str:
         slot = node.attrs.get("slot")
@@ -373,6 +400,7 @@ class ClassScope:
     def is_grouped(self, node: Node) -> bool:
         """A node of several results, written where they are unpacked."""
         return (node.op == "rope" and len(node.args) > 2) or node.op in (
+            "add_norm",
             "topk",
             "extreme",
         )
@@ -382,7 +410,7 @@ class ClassScope:
             return None
         parent = node.args[0]
         projected = parent.op == "qkv" or node.attrs.get("packed")
-        if node.op == "picked":
+        if node.op == "picked" or parent.op == "add_norm":
             count = 2
         else:
             count = 3 if projected else len(parent.args) - 1
@@ -393,6 +421,8 @@ class ClassScope:
         if node.op == "picked":
             body.emitted.add(parent.id)
             out = body.printer().render(parent)[0]
+        elif parent.op == "add_norm":
+            out = self._add_norm(parent, body)
         elif projected:
             sizes = ["self.q_size", "self.kv_size", self._v_size(parent)]
             out = f"{body.operand(parent)}.split([{', '.join(sizes)}], dim=-1)"
@@ -422,7 +452,8 @@ class ClassScope:
         if node.op not in ("item", "picked"):
             return set()
         parent = node.args[0]
-        keys = {parent.id} if parent.op in ("rope", "topk", "extreme") else set()
+        one = parent.op in ("add_norm", "rope", "topk", "extreme")
+        keys = {parent.id} if one else set()
         return keys | {
             r.id for r in self.graph.readers.get(parent.id, []) if r.op == node.op
         }

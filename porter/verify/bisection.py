@@ -99,22 +99,29 @@ def capture(model: nn.Module, run: Callable[[], Any]) -> dict[str, Flow]:
     A module that runs several times keeps its last run.
     """
     found: dict[str, Flow] = {}
+    given: dict[str, list[torch.Tensor]] = {}
 
-    def keep(path: str) -> Any:
-        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            outputs = float_tensors(output)
-            if outputs:
-                found.pop(path, None)
-                found[path] = Flow(float_tensors([args, kwargs]), outputs)
+    def note(path: str) -> Any:
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+            given[path] = float_tensors([args, kwargs])  # some are written over
 
         return hook
 
-    hooks = [
-        module.register_forward_hook(keep(path), with_kwargs=True)
-        for path, module in model.named_modules()
+    def keep(path: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            outputs = float_tensors(output)
+            if outputs:
+                found.pop(path, None)
+                found[path] = Flow(given[path], outputs)
+
+        return hook
+
+    hooks = []
+    for path, module in model.named_modules():
         # An activation that multiplies too is not the reference's module of its name.
-        if path and not type(module).__name__.endswith("AndMul")
-    ]
+        if path and not type(module).__name__.endswith("AndMul"):
+            hooks.append(module.register_forward_pre_hook(note(path), with_kwargs=True))
+            hooks.append(module.register_forward_hook(keep(path)))
     try:
         run()
     finally:

@@ -39,11 +39,11 @@ def forward(self, x, attention_mask, position_embeddings, past_key_values):
     residual = x
     x = self.norm_1(x)
     x = self.attention(x, attention_mask, position_embeddings, past_key_values)
-    x = residual + x
+    x = residual - x
     residual = x
     x = self.norm_2(x)
     x = self.mlp(x)
-    return residual + x
+    return residual - x
 """
 
 
@@ -52,11 +52,11 @@ def test_a_value_read_again_keeps_its_second_name() -> None:
         "residual = x",
         "x = self.norm_1(x)",
         "x = self.attention(positions, x)",
-        "x = residual + x",
+        "x = residual - x",
         "residual = x",
         "x = self.norm_2(x)",
         "x = self.mlp(x)",
-        "return residual + x",
+        "return residual - x",
     ]
 
 

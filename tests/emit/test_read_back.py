@@ -87,6 +87,18 @@ def test_what_the_next_layer_reads_is_still_there() -> None:
         read_back(lines, {"x": x, "cos": cos}, {"x": out, "cos": cos}, SPAN)
 
 
+def test_what_is_written_over_in_place_is_no_value_any_more() -> None:
+    x, residual, total = node(), node(), node()
+    saved = Line("y = x", [SPAN], [("x", x)], [("y", x)])
+    fused = written("total", total, "norm(x, r)", ("x", x), ("r", residual))
+    fused.spends = (x, residual)
+    bound = {"x": x, "r": residual}
+    read_back([saved, fused], bound, {"total": total}, SPAN)
+    for name, value in (("x", x), ("y", x), ("r", residual)):
+        with pytest.raises(Refused, match=f"`{name}` would hold"):
+            read_back([saved, fused], bound, {name: value}, SPAN)
+
+
 @pytest.mark.parametrize("text", ["z = x", "y = f(y)"])
 def test_names_that_nobody_accounts_for(text: str) -> None:
     x = node()

@@ -30,10 +30,22 @@ def test_rms_norm(
     weight = randn(100, dtype=dtype) if weighted else None
     options = (weight, 1e-5, variance_size)
     assert_near(rms_norm.on_gpu(x, *options), rms_norm.reference(x, *options))
-    got = fused_add_rms_norm.on_gpu(x, residual, *options)
+    got = fused_add_rms_norm.on_gpu(x.clone(), residual.clone(), *options)
     expected = fused_add_rms_norm.reference(x, residual, *options)
     assert_near(got[0], expected[0])
     assert_near(got[1], expected[1])
+    assert expected[0] is x and expected[1] is residual
+
+
+def test_rms_norm_of_a_sum_writes_over_both() -> None:
+    wide, residual = randn(3, 150), randn(3, 100)
+    x = wide[:, 25:125]
+    expected = fused_add_rms_norm.reference(x.clone(), residual.clone(), None, 1e-5)
+    around = wide[:, :25].clone()
+    got = fused_add_rms_norm.on_gpu(x, residual, None, 1e-5)
+    assert got[0] is x and got[1] is residual and torch.equal(wide[:, :25], around)
+    assert_near(x, expected[0])
+    assert_near(residual, expected[1])
 
 
 def test_rms_norm_of_heads_inside_a_wider_tensor() -> None:

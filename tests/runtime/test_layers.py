@@ -244,7 +244,9 @@ def test_rms_norms(dtype: torch.dtype) -> None:
         (ours, lambda n: (n * (1.0 + weight.float())).to(dtype)),
     ):
         torch.testing.assert_close(layer(x), scale(normalised(x)), **tolerance)
-        normed, summed = layer(x, residual)
+        given = x.clone(), residual.clone()
+        normed, summed = layer(*given)
+        assert normed is given[0] and summed is given[1]  # as vLLM's kernel writes them
         assert torch.equal(summed, total.to(dtype))
         torch.testing.assert_close(normed, scale(normalised(total)), **tolerance)
 

@@ -37,7 +37,12 @@ def fused_add_rms_norm(
     eps: float,
     variance_size: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(rms_norm(x + residual), x + residual); the sum is made in fp32."""
+    """(rms_norm(x + residual), x + residual), written over x and residual.
+
+    x, residual: [..., hidden] of one dtype, each in memory of its own; the sum is made in
+    fp32.
+    """
     total = x.float() + residual.float()
-    normed = _normalise(total, weight, eps, variance_size)
-    return normed.to(x.dtype), total.to(x.dtype)
+    x.copy_(_normalise(total, weight, eps, variance_size))
+    residual.copy_(total)
+    return x, residual

@@ -14,7 +14,8 @@ Normed: TypeAlias = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 class RMSNorm(nn.Module):
     """weight * x / sqrt(mean(x^2) + eps), normalised in fp32.
 
-    With a residual the sum x + residual is normalised and returned beside the result.
+    With a residual the sum x + residual is normalised and returned beside the result, in
+    the memory of x and residual: as vLLM's kernel does, this writes over both.
     var_hidden_size: how many leading elements the mean takes.
     has_weight: False leaves the product out.
     """
@@ -49,7 +50,10 @@ class RMSNorm(nn.Module):
 
 
 class GemmaRMSNorm(nn.Module):
-    """RMSNorm with weight 1 + w; the product is made in fp32 before the cast."""
+    """RMSNorm with weight 1 + w; the product is made in fp32 before the cast.
+
+    With a residual it writes over both operands, as RMSNorm does.
+    """
 
     def __init__(self, hidden_size: int, eps: float = 1e-6) -> None:
         super().__init__()

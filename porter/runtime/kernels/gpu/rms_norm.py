@@ -57,10 +57,13 @@ def fused_add_rms_norm(
     variance_size: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As the reference."""
-    output = torch.empty_like(x, memory_format=torch.contiguous_format)
-    total = torch.empty_like(output)
-    _launch(x, residual.contiguous(), weight, output, total, eps, variance_size)
-    return output, total
+    output = x if x.is_contiguous() else x.contiguous()
+    total = residual if residual.is_contiguous() else residual.contiguous()
+    _launch(output, total, weight, output, total, eps, variance_size)
+    for operand, made in ((x, output), (residual, total)):
+        if made is not operand:
+            operand.copy_(made)
+    return x, residual
 
 
 def _launch(
