@@ -148,7 +148,7 @@ class FuseResidualNorms(Transform):
         """Carry the summands for their sum. Gives those of the layer before and those of
         the last layer; before the first layer there is one value, and no residual."""
         entry, init, _, exit_ = row
-        absent = self.make("absent", (), init, of=entry.id)
+        absent = self.make("absent", (), init, frame=loop.frame, of=entry.id)
         made: list[list[Node]] = [[], []]
         for value, named in ((x, False), (residual, True)):
             for ends, old in zip(made, (entry, exit_), strict=True):

@@ -78,7 +78,8 @@ def show(version: str, outcomes: list[Outcome]) -> None:
     everything = {o.category for o in outcomes}
     for kinds in ({"attention"}, everything):
         chosen = [o for o in outcomes if o.category in kinds]
-        for tp in sorted({o.tp for o in chosen if o.tp}) or [None]:
+        verified: list[int | None] = [*sorted({o.tp for o in chosen if o.tp})]
+        for tp in verified or [None]:
             one = [o for o in chosen if o.tp in (tp, None)]
             counts = Counter(o.status for o in one)
             good = counts["verified"] + counts["converted"]
