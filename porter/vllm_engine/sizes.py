@@ -58,8 +58,11 @@ def fitting_sizes(config_class: Any, overrides: Mapping[str, Any]) -> dict[str, 
 
 
 def head_size(config: Any) -> int | None:
-    """Features of one attention head, None where the config has no such thing."""
-    size = getattr(config, "head_dim", None)
+    """Features of one attention head, None where the config has no one such thing."""
+    try:
+        size = getattr(config, "head_dim", None)
+    except RuntimeError:  # transformers' own, for a field that differs by layer
+        return None
     if isinstance(size, int):
         return size
     hidden = getattr(config, "hidden_size", None)

@@ -3,7 +3,13 @@
 from typing import Any
 
 import pytest
-from transformers import DeepseekV3Config, GPTNeoXConfig, LlamaConfig, Olmo2Config
+from transformers import (
+    DeepseekV3Config,
+    Gemma4TextConfig,
+    GPTNeoXConfig,
+    LlamaConfig,
+    Olmo2Config,
+)
 
 from porter.vllm_engine import sizes
 
@@ -31,6 +37,8 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
         (GPTNeoXConfig, {"num_attention_heads": 8}, {"hidden_size": 256}),
         # Latent attention: the only sizes that vLLM's kernel for CPUs has.
         (DeepseekV3Config, {}, LATENT),
+        # Heads of several sizes, of which transformers gives no one.
+        (Gemma4TextConfig, {}, {}),
         # Larger than any kernel: left to vLLM to say so.
         (LlamaConfig, {"head_dim": 96}, {}),
     ],
