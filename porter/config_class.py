@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from porter.analyze.values import Class, External
-from porter.release import library_of
+from porter.release import installed_root, library_of, package_of
 from porter.source import SourceFile, SourceSet
 
 _REQUIRED = object()
+_PARTIAL = "partial_rotary_factor"
 
 
 @dataclass
@@ -32,8 +33,7 @@ class ConfigClass:
     @property
     def sets_partial_rotary(self) -> bool:
         """Whether its rope parameters get a partial_rotary_factor of their own."""
-        name = "partial_rotary_factor"
-        return name in self.words or name in self.fields or name in self.aliases
+        return any(_PARTIAL in s for s in (self.words, self.fields, self.aliases))
 
     @property
     def names_proportional(self) -> bool:
@@ -70,7 +70,22 @@ def read_config_class(sources: SourceSet, cls: Class) -> ConfigClass:
             out.words = set()
             continue
         _read_body(klass, out)
+    out.words |= _words_of_the_engine(cls)
     return out
+
+
+def _words_of_the_engine(cls: Class) -> set[str]:
+    """Of a class of another release: the partial_rotary_factor that the installed release's
+    file sets, which makes the config that the engine hands to the port."""
+    package, installed = package_of(cls.file.path), installed_root().resolve()
+    if package is None or package == installed:
+        return set()
+    file = installed / cls.file.path.resolve().relative_to(package)
+    if not file.is_file():
+        return set()
+    nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+    sets = any(isinstance(n, ast.Constant) and n.value == _PARTIAL for n in nodes)
+    return {_PARTIAL} if sets else set()
 
 
 def _lineage(sources: SourceSet, cls: Class) -> list[Class]:

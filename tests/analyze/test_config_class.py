@@ -144,3 +144,23 @@ def test_a_size_is_a_number_that_is_never_none(
 ) -> None:
     config = read(tmp_path, f"class Config(PreTrainedConfig):\n    {field}\n")
     assert config.is_size("width") is size
+
+
+@pytest.mark.parametrize(("model", "sets"), [("glm", True), ("llama", False)])
+def test_an_older_release_s_config_is_the_engine_s(
+    tmp_path: Path, model: str, sets: bool
+) -> None:
+    """The older class says nothing of it; the installed one may set it by itself."""
+    folder = tmp_path / "transformers/models" / model
+    folder.mkdir(parents=True)
+    (tmp_path / "transformers/__init__.py").touch()
+    base = tmp_path / "transformers/configuration_utils.py"
+    base.write_text("class PreTrainedConfig:\n    pass\n")
+    file = folder / f"configuration_{model}.py"
+    file.write_text(
+        HEAD + "class OldConfig(PreTrainedConfig):\n    model_type = 'old'\n"
+    )
+    sources = SourceSet()
+    cls = sources.lookup(sources.load(file), "OldConfig")
+    assert isinstance(cls, Class)
+    assert read_config_class(sources, cls).sets_partial_rotary is sets
