@@ -84,12 +84,9 @@ def outcomes_of(
     """One outcome for each number of ranks, of one port and one checkpoint."""
     made = Outcome(specimen.architecture, kind, "converted")
     try:
-        text, file_name = _ported(specimen)
+        text, file_name, by_config = _ported(specimen)
     except Refused as refusal:
-        gap = refusal.gaps[0]
-        place = "/".join(Path(gap.file).parts[-2:])
-        reason = f"{place}:{gap.line}: {gap.what}"
-        return [replace(made, status="refused", reason=reason)]
+        return [_refused(made, refusal)]
     except UsageError as error:
         return [replace(made, status="failed", reason=str(error))]
     if convert_only:
@@ -101,7 +98,20 @@ def outcomes_of(
             subject = make_subject(find_source(path, None), None, Path(scratch))
         except (CannotRun, UsageError) as error:
             return [replace(made, status="unverified", reason=str(error))]
+        if by_config:  # the checkpoint's, of which the file is read alone
+            config = subject.model_dir / "config.json"
+            try:
+                port = convert(specimen.path, arch=specimen.architecture, config=config)
+            except Refused as refusal:
+                return [_refused(made, refusal)]
+            path.write_text(port.text, encoding="utf-8")
         return [_verified(made, path, subject, tp) for tp in ranks]
+
+
+def _refused(made: Outcome, refusal: Refused) -> Outcome:
+    gap = refusal.gaps[0]
+    place = "/".join(Path(gap.file).parts[-2:])
+    return replace(made, status="refused", reason=f"{place}:{gap.line}: {gap.what}")
 
 
 def _verified(made: Outcome, path: Path, subject: Subject, tp: int) -> Outcome:
@@ -122,11 +132,12 @@ def _verified(made: Outcome, path: Path, subject: Subject, tp: int) -> Outcome:
     )
 
 
-def _ported(specimen: Specimen) -> tuple[str, str]:
-    """The port's text and file name; where the config decides, that of the defaults."""
+def _ported(specimen: Specimen) -> tuple[str, str, bool]:
+    """The port's text and file name, and whether the config decides: it is that of the
+    defaults then."""
     try:
         port = convert(specimen.path, arch=specimen.architecture)
     except NeedsConfig:
         file_name = specimen.path.name.removeprefix("modeling_")
-        return convert_for(specimen, {}), file_name
-    return port.text, port.file_name
+        return convert_for(specimen, {}), file_name, True
+    return port.text, port.file_name, False
