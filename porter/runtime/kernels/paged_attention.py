@@ -60,6 +60,11 @@ def paged_attention(
         output[:batched] = _decode_together(
             query[:batched], key_cache, value_cache, metadata, options
         )
+    elif _lie_in_order(metadata, options):
+        batched = metadata.num_decodes
+        output[:batched] = _decode_in_place(
+            query[:batched], key_cache, value_cache, metadata, options
+        )
     for i in range(batched, len(metadata.seq_lens)):
         rows = slice(metadata.query_start[i], metadata.query_start[i + 1])
         _attend_sequence(
@@ -116,6 +121,35 @@ def _decode_together(
         grouped, key, value, bias.squeeze(3), options, (1, *grouped.shape[1:3], 1)
     )
     return attended.flatten(1, 2)
+
+
+def _lie_in_order(metadata: AttentionMetadata, options: AttentionOptions) -> bool:
+    """Whether every decode's blocks lie one after another, and its scores are plain."""
+    slots = metadata.first_slots[: metadata.num_decodes]
+    plain = options.plain and options.alibi_slopes is None
+    return plain and bool(slots) and min(slots) >= 0
+
+
+def _decode_in_place(
+    query: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    metadata: AttentionMetadata,
+    options: AttentionOptions,
+) -> torch.Tensor:
+    """Decodes one by one, with as few operations as can be around each one's product."""
+    key, value = (
+        c.flatten(0, 1).transpose(0, 1)[None] for c in (key_cache, value_cache)
+    )
+    grouped = query.unflatten(1, (key.shape[1], -1))
+    made = []
+    for i in range(len(query)):
+        seq_len = metadata.seq_lens[i]
+        start = _first_key(seq_len, 1, options)
+        at = (2, metadata.first_slots[i] + start, seq_len - start)
+        keys, values = key.narrow(*at), value.narrow(*at)
+        made.append(_sdpa(grouped[i : i + 1], keys, values, options.scale))
+    return torch.cat(made).flatten(1, 2)
 
 
 def _attend_sequence(
