@@ -2,7 +2,7 @@
 
 A decode step of a small model takes less time on the GPU than it takes the host to
 launch its kernels one by one; as a graph it is one launch. A batch is filled up to the
-next size of the ladder with sequences of one token that no slot is written for.
+next size of the ladder with sequences of no tokens, that no slot is written for.
 """
 
 import bisect
@@ -151,7 +151,7 @@ def pack_decode(
     for place, row in step.from_last:
         rows[3, place] = row
     ints[:count] = step.seq_lens
-    ints[count:size] = 1
+    ints[count:size] = 0
     block_tables = ints[size:].reshape(size, width)
     block_tables[:count] = tables.array[:count]
     block_tables[count:] = 0

@@ -130,6 +130,29 @@ def test_keys_divided_among_programs_any_way() -> None:
         assert_near(output, outputs[0])
 
 
+@pytest.mark.parametrize("programs", [1, 2, 7])
+def test_rows_that_fill_a_batch_up_are_zero(programs: int) -> None:
+    """And change nothing of the others, which have them behind themselves."""
+    from porter.runtime.kernels.gpu import paged_decode as module
+
+    query = torch.randn(5, 6, 16, device=DEVICE)
+    keys, values = (
+        torch.randn(40, 2, 16, 16, device=DEVICE).transpose(1, 2) for _ in range(2)
+    )
+    tables = torch.randperm(39)[:35].view(5, 7).to(DEVICE, torch.int32)
+    lens = torch.tensor([100, 70, 5, 0, 0], dtype=torch.int32, device=DEVICE)
+    outputs = []
+    for count in (3, 5):
+        output = torch.full((5, 6, 16), float("nan"), device=DEVICE)
+        module.paged_decode(
+            query[:count], keys, values, tables[:count], lens[:count],
+            AttentionOptions(0.3), output[:count], num_programs=programs,
+        )  # fmt: skip
+        outputs.append(output)
+    assert_near(outputs[1][:3], outputs[0][:3])
+    assert not outputs[1][3:].any()
+
+
 def test_long_prefills_start_first() -> None:
     from porter.runtime.kernels.gpu.paged_prefill import plan_work
 

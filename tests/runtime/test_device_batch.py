@@ -63,7 +63,7 @@ def test_a_decode_is_filled_up() -> None:
     ids, positions, slots, rows = wide.tolist()
     assert ids[:1] == [11] and positions == [4, 9, 0, 0]
     assert slots == [4, 37, -1, -1] and rows == [-1, 0, -1, -1]
-    assert narrow[:4].tolist() == [5, 10, 1, 1]
+    assert narrow[:4].tolist() == [5, 10, 0, 0]
     tables = narrow[4:].view(4, 3).numpy()
     assert tables[0, :2].tolist() == [3, 1] and tables[1].tolist() == [5, 2, 9]
     assert not np.any(tables[2:])

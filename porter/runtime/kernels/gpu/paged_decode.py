@@ -1,10 +1,10 @@
 """Attention of one query token a sequence over the paged cache.
 
-Every program takes an equal share of all keys to be read: the tiles of all sequences
-and kv heads stand in one row, and program i of n takes the i-th n-th of it. So long
-and short sequences, one or hundreds, fill the GPU alike, and the grid is the same for
-any lengths, which is what a CUDA graph needs. A share can end inside a sequence: its
-parts are kept aside, and whoever finishes the last part puts them together.
+Every program takes an equal share of all work: the tiles of all sequences and kv heads
+stand in one row, and program i of n takes the i-th n-th of it. So long and short
+sequences, one or hundreds, fill the GPU alike, and the grid is the same for any lengths,
+which is what a CUDA graph needs. A share can end inside a sequence: its parts are kept
+aside, and whoever finishes the last part puts them together.
 
 The query heads of one kv head are the rows of one matrix product.
 """
@@ -30,10 +30,14 @@ from porter.runtime.kernels.paged_attention import AttentionOptions
 
 # How many parts are put together in the time that a tile is read, inverted.
 _TILES_A_PART = 0.25
-# Lines (a sequence's keys, as one kv head's queries read them) up to which programs have
-# an SM each: so few are read in long parts, and a second program beside costs more than
-# it brings. Measured on an H200, heads of 128: one sequence of 32k tokens takes 42 us
-# instead of 49.
+# Beginning a line (a sequence's keys, as one kv head's queries read them) takes as long
+# as reading so many tiles: its first loads wait for each other.
+_TILES_A_LINE = 1
+# Numbers that a program holds at once while it puts parts together.
+_HELD = 8192
+# Lines up to which programs have an SM each: so few are read in long parts, and a second
+# program beside costs more than it brings. Measured on an H200, heads of 128: one
+# sequence of 32k tokens takes 42 us instead of 49.
 _FEW_LINES = 16
 _MAX_ROWS = 64
 
@@ -44,43 +48,62 @@ class DecodeShape:
 
     tile: int = 64
     num_warps: int = 4
-    num_stages: int = 4
+    num_stages: int = 3
     programs_per_sm: int = 2
 
 
 @triton.jit
 def _put_together(
-    parts_ptr, state_ptr, first, last, inside, ROWS: tl.constexpr, BLOCK_V: tl.constexpr
+    parts_ptr, state_ptr, first, last,
+    ROWS: tl.constexpr, FILLED: tl.constexpr, BLOCK_V: tl.constexpr,
+    AT_ONCE: tl.constexpr,
 ):  # fmt: skip
-    """The state of a line from its parts, of programs first to last.
+    """The state of a line's first FILLED rows from its parts, of programs first to last.
 
     The first part is the one its program began with, of the others the one that its
     program ended with. They are read past the first level of cache, which may hold
-    what an earlier launch left there, and several ahead.
+    what an earlier launch left there, and several together: each read takes long.
     """
-    rows, columns = tl.arange(0, ROWS), tl.arange(0, BLOCK_V)
+    rows, columns = tl.arange(0, FILLED), tl.arange(0, BLOCK_V)
     offsets = rows[:, None] * BLOCK_V + columns[None, :]
-    output = tl.zeros([ROWS, BLOCK_V], tl.float32)
-    peak = tl.full([ROWS], float("-inf"), tl.float32)
-    total = tl.zeros([ROWS], tl.float32)
-    for program in tl.range(first, last + 1, num_stages=5):
+    output = tl.zeros([FILLED, BLOCK_V], tl.float32)
+    peak = tl.full([FILLED], float("-inf"), tl.float32)
+    total = tl.zeros([FILLED], tl.float32)
+    for begin in range(first, last + 1, AT_ONCE):
+        program = begin + tl.arange(0, AT_ONCE)
+        there = (program <= last)[:, None]
         part = 2 * program + (program == first).to(tl.int32)
-        state = state_ptr + part * 2 * ROWS + rows
-        part_peak = tl.load(state, cache_modifier=".cg")
-        part_total = tl.load(state + ROWS, cache_modifier=".cg")
-        part_output = tl.load(
-            parts_ptr + part * ROWS * BLOCK_V + offsets,
-            mask=inside[:, None],
+        state = state_ptr + part[:, None] * 2 * ROWS + rows[None, :]
+        peaks = tl.load(state, mask=there, other=float("-inf"), cache_modifier=".cg")
+        totals = tl.load(state + ROWS, mask=there, other=0.0, cache_modifier=".cg")
+        outputs = tl.load(
+            parts_ptr + part[:, None, None] * ROWS * BLOCK_V + offsets[None, :, :],
+            mask=there[:, :, None],
             other=0.0,
             cache_modifier=".cg",
         )
-        new_peak = tl.maximum(peak, part_peak)
+        new_peak = tl.maximum(peak, tl.max(peaks, 0))
         fade = tl.exp2(peak - new_peak)
-        part_fade = tl.exp2(part_peak - new_peak)
-        total = total * fade + part_total * part_fade
-        output = output * fade[:, None] + part_output * part_fade[:, None]
+        fades = tl.exp2(peaks - new_peak[None, :])
+        total = total * fade + tl.sum(totals * fades, 0)
+        output = output * fade[:, None] + tl.sum(outputs * fades[:, :, None], 0)
         peak = new_peak
     return output, peak, total
+
+
+@triton.jit
+def _write(
+    output_ptr, output, peak, total, sinks_ptr, heads, inside, SIZE_V: tl.constexpr,
+    BLOCK_V: tl.constexpr, SINKS: tl.constexpr,
+):  # fmt: skip
+    """Finish rows and write them; output_ptr: [rows, 1] pointers to their starts."""
+    output = finish_rows(output, peak, total, sinks_ptr, heads, inside, SINKS)
+    columns = tl.arange(0, BLOCK_V)
+    tl.store(
+        output_ptr + columns[None, :],
+        output.to(output_ptr.dtype.element_ty),
+        mask=inside[:, None] & (columns < SIZE_V)[None, :],
+    )
 
 
 @triton.jit(do_not_specialize=["num_seqs", "window", "table_stride"])
@@ -95,7 +118,8 @@ def _decode(
     SIZE: tl.constexpr, SIZE_V: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
     PAGE: tl.constexpr, TILE: tl.constexpr, BLOCK_SEQS: tl.constexpr,
-    TILES_A_PART: tl.constexpr,
+    TILES_A_PART: tl.constexpr, TILES_A_LINE: tl.constexpr,
+    FILLED: tl.constexpr, AT_ONCE: tl.constexpr,
     WINDOWED: tl.constexpr, CAPPED: tl.constexpr, ALIBI: tl.constexpr,
     SINKS: tl.constexpr, WIDE: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
@@ -107,20 +131,22 @@ def _decode(
     tiles = (lens + TILE - 1) // TILE
     if WINDOWED:
         tiles -= tl.maximum(lens - window, 0) // TILE
-    ends = tl.cumsum(tiles, 0) * LINES
-    all_tiles = tl.sum(tiles, 0) * LINES
+    weights = tl.where(tiles > 0, tiles + TILES_A_LINE, 0)
+    ends = tl.cumsum(weights, 0) * LINES
+    all_weights = tl.sum(weights, 0) * LINES
     pid, programs = tl.program_id(0), tl.num_programs(0)
     # A line in n parts is read n times as fast, and takes n times as long to put
     # together: for few tiles, fewer parts than programs are the quickest.
     longest = tl.max(tiles, 0).to(tl.float32)
     least = tl.sqrt(longest * TILES_A_PART).to(tl.int32)
-    share = tl.maximum((all_tiles + programs - 1) // programs, tl.maximum(least, 1))
+    share = tl.maximum((all_weights + programs - 1) // programs, tl.maximum(least, 1))
     at = pid * share
-    stop = tl.minimum(at + share, all_tiles)
+    stop = tl.minimum(at + share, all_weights)
     seq = tl.sum((ends <= at).to(tl.int32), 0)
-    seq_begin = tl.sum(tl.where(seqs < seq, tiles, 0), 0) * LINES
+    seq_begin = tl.sum(tl.where(seqs < seq, weights, 0), 0) * LINES
 
     rows = tl.arange(0, ROWS)
+    filled = tl.arange(0, FILLED)
     columns, value_columns = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_V)
     part_offsets = rows[:, None] * BLOCK_V + value_columns[None, :]
     while at < stop:
@@ -128,11 +154,16 @@ def _decode(
         first_tile = 0
         if WINDOWED:
             first_tile = tl.maximum(seq_len - window, 0) // TILE
-        count = (seq_len + TILE - 1) // TILE - first_tile
+        count = (seq_len + TILE - 1) // TILE - first_tile + TILES_A_LINE
         line = (at - seq_begin) // count
         line_begin = seq_begin + line * count
         line_end = line_begin + count
         until = tl.minimum(stop, line_end)
+        # Where the line's tiles begin in the row of all work, and which are this part's.
+        tiles_begin = line_begin + TILES_A_LINE
+        begins, ends_line = at <= tiles_begin, until == line_end
+        tile = first_tile + tl.maximum(at - tiles_begin, 0)
+        end_tile = first_tile + tl.maximum(until - tiles_begin, 0)
         kv_head = line // GROUPS
         row_of_group = (line % GROUPS) * ROWS + rows
         inside = row_of_group < GROUP
@@ -158,18 +189,22 @@ def _decode(
             tl.zeros([ROWS], tl.int32) + (seq_len - 1),
             slopes, key_ptr, value_ptr,
             table_ptr + seq.to(tl.int64) * table_stride, kv_head,
-            (first_tile + at - line_begin) * TILE,
-            tl.minimum((first_tile + until - line_begin) * TILE, seq_len),
+            tile * TILE, tl.minimum(end_tile * TILE, seq_len),
             seq_len, scale, cap, window,
             key_stride_block, key_stride_slot, key_stride_head,
             value_stride_block, value_stride_slot, value_stride_head,
             SIZE, SIZE_V, BLOCK_D, BLOCK_V, PAGE, TILE,
             True, WINDOWED, CAPPED, ALIBI, WIDE,
         )  # fmt: skip
-        complete = (at == line_begin) & (until == line_end)
-        if not complete:
+        output_row = output_ptr + seq.to(tl.int64) * output_stride_token
+        if begins & ends_line:
+            _write(
+                output_row + heads[:, None] * output_stride_head, output, peak, total,
+                sinks_ptr, heads, inside, SIZE_V, BLOCK_V, SINKS,
+            )  # fmt: skip
+        elif end_tile > tile:
             # A program has at most one line that it ends and one that it begins.
-            part = 2 * pid + (at == line_begin).to(tl.int32)
+            part = 2 * pid + begins.to(tl.int32)
             tl.store(
                 parts_ptr + part * ROWS * BLOCK_V + part_offsets,
                 output,
@@ -178,30 +213,37 @@ def _decode(
             tl.store(parts_state_ptr + part * 2 * ROWS + rows, peak)
             tl.store(parts_state_ptr + part * 2 * ROWS + ROWS + rows, total)
             tl.debug_barrier()
-            first, last = line_begin // share, (line_end - 1) // share
+            first, last = tiles_begin // share, (line_end - 1) // share
             counter = arrived_ptr + seq * LINES + line
             before = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
-            complete = before == last - first
-            if complete:
+            if before == last - first:
                 tl.store(counter, 0)  # for the next launch
-                output, peak, total = _put_together(
-                    parts_ptr, parts_state_ptr, first, last, inside, ROWS, BLOCK_V
+                whole, whole_peak, whole_total = _put_together(
+                    parts_ptr, parts_state_ptr, first, last,
+                    ROWS, FILLED, BLOCK_V, AT_ONCE,
                 )  # fmt: skip
-        if complete:
-            output = finish_rows(output, peak, total, sinks_ptr, heads, inside, SINKS)
-            offsets = (
-                seq.to(tl.int64) * output_stride_token
-                + heads[:, None] * output_stride_head
-            )
-            tl.store(
-                output_ptr + offsets + value_columns[None, :],
-                output.to(output_ptr.dtype.element_ty),
-                mask=inside[:, None] & (value_columns < SIZE_V)[None, :],
-            )
+                place = (line % GROUPS) * ROWS + filled
+                filled_heads = kv_head * GROUP + place
+                _write(
+                    output_row + filled_heads[:, None] * output_stride_head,
+                    whole, whole_peak, whole_total, sinks_ptr, filled_heads,
+                    place < GROUP, SIZE_V, BLOCK_V, SINKS,
+                )  # fmt: skip
         at = until
         if at == seq_begin + count * LINES:
             seq_begin = at
             seq += 1
+    for filler in range(pid, num_seqs, programs):
+        if tl.load(lens_ptr + filler) == 0:  # it only fills the batch up
+            for head in range(0, KV_HEADS * GROUP, ROWS):
+                some = head + rows
+                tl.store(
+                    output_ptr + filler * output_stride_token
+                    + some[:, None] * output_stride_head + value_columns[None, :],
+                    tl.zeros([ROWS, BLOCK_V], output_ptr.dtype.element_ty),
+                    mask=(some < KV_HEADS * GROUP)[:, None]
+                    & (value_columns < SIZE_V)[None, :],
+                )  # fmt: skip
 
 
 def paged_decode(
@@ -219,14 +261,16 @@ def paged_decode(
 
     query: [num_seqs, num_heads, head_size]. key_cache, value_cache: [num_blocks,
     block_size, num_kv_heads, size], any strides but the last. block_tables: [num_seqs,
-    max_blocks] int32. seq_lens: [num_seqs] int32, at least 1, the query's own key
-    included. One launch at a time may run on a device.
+    max_blocks] int32. seq_lens: [num_seqs] int32, the query's own key included; 0 for rows
+    that only fill a batch up, which come last and get zeros. One launch at a time may
+    run on a device.
     """
     num_seqs, num_heads, size = query.shape
     block_size, kv_heads, size_v = value_cache.shape[1:]
     wide = query.dtype == torch.float32 or interpreting()
     group = num_heads // kv_heads
     rows = min(max(16, triton.next_power_of_2(group)), _MAX_ROWS)
+    filled = min(triton.next_power_of_2(group), rows)
     block_v = max(16, triton.next_power_of_2(size_v))
     lines = num_seqs * kv_heads * -(-group // rows)
     shape = shape or _shape_for(wide, max(size, size_v), lines)
@@ -243,7 +287,8 @@ def paged_decode(
         BLOCK_D=max(16, triton.next_power_of_2(size)), BLOCK_V=block_v,
         PAGE=block_size, TILE=shape.tile,
         BLOCK_SEQS=triton.next_power_of_2(num_seqs),
-        TILES_A_PART=_TILES_A_PART,
+        TILES_A_PART=_TILES_A_PART, TILES_A_LINE=_TILES_A_LINE,
+        FILLED=filled, AT_ONCE=max(1, _HELD // (filled * block_v)),
         WINDOWED=options.sliding_window is not None,
         CAPPED=bool(options.logits_soft_cap), ALIBI=options.alibi_slopes is not None,
         SINKS=options.sinks is not None, WIDE=wide,
@@ -255,9 +300,9 @@ def _shape_for(wide: bool, size: int, lines: int) -> DecodeShape:
     if wide:
         return DecodeShape(tile=32, num_stages=2)
     if size > 128:
-        return DecodeShape(tile=32)
+        return DecodeShape(tile=32, num_stages=4)
     if lines <= _FEW_LINES:
-        return DecodeShape(num_stages=5, programs_per_sm=1)
+        return DecodeShape(num_stages=4, programs_per_sm=1)
     return DecodeShape()
 
 
