@@ -130,6 +130,28 @@ def test_keys_divided_among_programs_any_way() -> None:
         assert_near(output, outputs[0])
 
 
+@pytest.mark.parametrize("programs", [1, 2, 5, 30])
+@pytest.mark.parametrize("length", [1, 65, 700])
+def test_one_sequence_in_equal_parts(length: int, programs: int) -> None:
+    from porter.runtime.kernels.gpu import paged_decode as module
+
+    query = torch.randn(1, 6, 16, device=DEVICE)
+    keys, values = (
+        torch.randn(44, 2, 16, 16, device=DEVICE).transpose(1, 2) for _ in range(2)
+    )
+    table = torch.arange(44, device=DEVICE, dtype=torch.int32)[None]
+    output = torch.full((1, 6, 16), float("nan"), device=DEVICE)
+    module.paged_decode(
+        query, keys, values, table,
+        torch.tensor([length], dtype=torch.int32, device=DEVICE),
+        AttentionOptions(0.3), output, num_programs=programs,
+    )  # fmt: skip
+    key, value = (x.flatten(0, 1)[:length].transpose(0, 1) for x in (keys, values))
+    heads = query[0].unflatten(0, (2, 3))
+    weights = (0.3 * heads @ key.transpose(1, 2)).softmax(-1)
+    assert_near(output, (weights @ value).flatten(0, 1)[None])
+
+
 @pytest.mark.parametrize("programs", [1, 2, 7])
 def test_rows_that_fill_a_batch_up_are_zero(programs: int) -> None:
     """And change nothing of the others, which have them behind themselves."""

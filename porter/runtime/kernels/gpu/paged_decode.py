@@ -118,7 +118,7 @@ def _decode(
     SIZE: tl.constexpr, SIZE_V: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
     PAGE: tl.constexpr, TILE: tl.constexpr, BLOCK_SEQS: tl.constexpr,
-    TILES_A_PART: tl.constexpr, TILES_A_LINE: tl.constexpr,
+    TILES_A_PART: tl.constexpr, TILES_A_LINE: tl.constexpr, ALONE: tl.constexpr,
     FILLED: tl.constexpr, AT_ONCE: tl.constexpr,
     WINDOWED: tl.constexpr, CAPPED: tl.constexpr, ALIBI: tl.constexpr,
     SINKS: tl.constexpr, WIDE: tl.constexpr, EARLY: tl.constexpr,
@@ -131,15 +131,24 @@ def _decode(
     tiles = (lens + TILE - 1) // TILE
     if WINDOWED:
         tiles -= tl.maximum(lens - window, 0) // TILE
-    weights = tl.where(tiles > 0, tiles + TILES_A_LINE, 0)
-    ends = tl.cumsum(weights, 0) * LINES
-    all_weights = tl.sum(weights, 0) * LINES
     pid, programs = tl.program_id(0), tl.num_programs(0)
     # A line in n parts is read n times as fast, and takes n times as long to put
     # together: for few tiles, fewer parts than programs are the quickest.
-    longest = tl.max(tiles, 0).to(tl.float32)
-    least = tl.sqrt(longest * TILES_A_PART).to(tl.int32)
-    share = tl.maximum((all_weights + programs - 1) // programs, tl.maximum(least, 1))
+    longest = tl.max(tiles, 0)
+    least = tl.sqrt(longest.to(tl.float32) * TILES_A_PART).to(tl.int32)
+    least = tl.maximum(least, 1)
+    if ALONE:
+        # Every line in as many parts, so that no program has two to begin.
+        parts = tl.maximum(tl.minimum(programs // LINES, longest // least), 1)
+        share = (longest + parts - 1) // parts
+        before_line = parts * share - longest
+    else:
+        before_line = TILES_A_LINE
+        all_tiles = tl.sum(tl.where(tiles > 0, tiles + before_line, 0), 0) * LINES
+        share = tl.maximum((all_tiles + programs - 1) // programs, least)
+    weights = tl.where(tiles > 0, tiles + before_line, 0)
+    ends = tl.cumsum(weights, 0) * LINES
+    all_weights = tl.sum(weights, 0) * LINES
     at = pid * share
     stop = tl.minimum(at + share, all_weights)
     seq = tl.sum((ends <= at).to(tl.int32), 0)
@@ -154,13 +163,13 @@ def _decode(
         first_tile = 0
         if WINDOWED:
             first_tile = tl.maximum(seq_len - window, 0) // TILE
-        count = (seq_len + TILE - 1) // TILE - first_tile + TILES_A_LINE
+        count = (seq_len + TILE - 1) // TILE - first_tile + before_line
         line = (at - seq_begin) // count
         line_begin = seq_begin + line * count
         line_end = line_begin + count
         until = tl.minimum(stop, line_end)
         # Where the line's tiles begin in the row of all work, and which are this part's.
-        tiles_begin = line_begin + TILES_A_LINE
+        tiles_begin = line_begin + before_line
         begins, ends_line = at <= tiles_begin, until == line_end
         tile = first_tile + tl.maximum(at - tiles_begin, 0)
         end_tile = first_tile + tl.maximum(until - tiles_begin, 0)
@@ -288,6 +297,7 @@ def paged_decode(
         PAGE=block_size, TILE=shape.tile,
         BLOCK_SEQS=triton.next_power_of_2(num_seqs),
         TILES_A_PART=_TILES_A_PART, TILES_A_LINE=_TILES_A_LINE,
+        ALONE=num_seqs == 1 and programs >= lines,
         FILLED=filled, AT_ONCE=max(1, _HELD // (filled * block_v)),
         WINDOWED=options.sliding_window is not None,
         CAPPED=bool(options.logits_soft_cap), ALIBI=options.alibi_slopes is not None,
