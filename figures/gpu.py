@@ -1,6 +1,6 @@
 """All figures of a GPU in one run of at most nine minutes on an H200.
 
-    python figures/gpu.py [--port PORT.py] [--json FILE] [--minutes N]
+    python figures/gpu.py [--port PORT.py] [--json FILE] [--minutes N] [--runs NAME ...]
 
 Ports of the shapes of Qwen3-0.6B and Qwen3-8B (random weights) on the bundled runtime, in
 vLLM, beside vLLM's own model and HuggingFace's generate, and the attention kernels beside
@@ -73,12 +73,19 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, default=Path("gpu.json"))
     parser.add_argument("--minutes", type=float, default=9.0)
+    names = [f"{shape} {engine}".strip() for shape, engine, _ in RUNS]
+    parser.add_argument(
+        "--runs", nargs="+", choices=names, default=names, metavar="NAME",
+        help="only these: " + ", ".join(names),
+    )  # fmt: skip
     arguments = parser.parse_args()
     end = time.monotonic() + 60 * arguments.minutes
     facts: dict[str, Any] = {"models": {}, "unmeasured": []}
     with tempfile.TemporaryDirectory(prefix="porter-figures-") as scratch:
         port = arguments.port or _convert(Path(scratch))
         for shape, engine, seconds in RUNS:
+            if f"{shape} {engine}".strip() not in arguments.runs:
+                continue
             if time.monotonic() + seconds > end:
                 facts["unmeasured"].append(f"{shape} {engine}".strip())
                 continue

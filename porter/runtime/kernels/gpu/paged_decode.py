@@ -33,8 +33,6 @@ _TILES_A_PART = 0.25
 # Beginning a line (a sequence's keys, as one kv head's queries read them) takes as long
 # as reading so many tiles: its first loads wait for each other.
 _TILES_A_LINE = 1
-# Numbers that a program holds at once while it puts parts together.
-_HELD = 8192
 # Lines up to which programs have an SM each: so few are read in long parts, and a second
 # program beside costs more than it brings. Measured on an H200, heads of 128: one
 # sequence of 32k tokens takes 42 us instead of 49.
@@ -54,56 +52,37 @@ class DecodeShape:
 
 @triton.jit
 def _put_together(
-    parts_ptr, state_ptr, first, last,
-    ROWS: tl.constexpr, FILLED: tl.constexpr, BLOCK_V: tl.constexpr,
-    AT_ONCE: tl.constexpr,
+    parts_ptr, state_ptr, first, last, inside, ROWS: tl.constexpr, BLOCK_V: tl.constexpr
 ):  # fmt: skip
-    """The state of a line's first FILLED rows from its parts, of programs first to last.
+    """The state of a line from its parts, of programs first to last.
 
     The first part is the one its program began with, of the others the one that its
     program ended with. They are read past the first level of cache, which may hold
-    what an earlier launch left there, and several together: each read takes long.
+    what an earlier launch left there, and several ahead.
     """
-    rows, columns = tl.arange(0, FILLED), tl.arange(0, BLOCK_V)
+    rows, columns = tl.arange(0, ROWS), tl.arange(0, BLOCK_V)
     offsets = rows[:, None] * BLOCK_V + columns[None, :]
-    output = tl.zeros([FILLED, BLOCK_V], tl.float32)
-    peak = tl.full([FILLED], float("-inf"), tl.float32)
-    total = tl.zeros([FILLED], tl.float32)
-    for begin in range(first, last + 1, AT_ONCE):
-        program = begin + tl.arange(0, AT_ONCE)
-        there = (program <= last)[:, None]
+    output = tl.zeros([ROWS, BLOCK_V], tl.float32)
+    peak = tl.full([ROWS], float("-inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    for program in tl.range(first, last + 1, num_stages=5):
         part = 2 * program + (program == first).to(tl.int32)
-        state = state_ptr + part[:, None] * 2 * ROWS + rows[None, :]
-        peaks = tl.load(state, mask=there, other=float("-inf"), cache_modifier=".cg")
-        totals = tl.load(state + ROWS, mask=there, other=0.0, cache_modifier=".cg")
-        outputs = tl.load(
-            parts_ptr + part[:, None, None] * ROWS * BLOCK_V + offsets[None, :, :],
-            mask=there[:, :, None],
+        state = state_ptr + part * 2 * ROWS + rows
+        part_peak = tl.load(state, cache_modifier=".cg")
+        part_total = tl.load(state + ROWS, cache_modifier=".cg")
+        part_output = tl.load(
+            parts_ptr + part * ROWS * BLOCK_V + offsets,
+            mask=inside[:, None],
             other=0.0,
             cache_modifier=".cg",
         )
-        new_peak = tl.maximum(peak, tl.max(peaks, 0))
+        new_peak = tl.maximum(peak, part_peak)
         fade = tl.exp2(peak - new_peak)
-        fades = tl.exp2(peaks - new_peak[None, :])
-        total = total * fade + tl.sum(totals * fades, 0)
-        output = output * fade[:, None] + tl.sum(outputs * fades[:, :, None], 0)
+        part_fade = tl.exp2(part_peak - new_peak)
+        total = total * fade + part_total * part_fade
+        output = output * fade[:, None] + part_output * part_fade[:, None]
         peak = new_peak
     return output, peak, total
-
-
-@triton.jit
-def _write(
-    output_ptr, output, peak, total, sinks_ptr, heads, inside, SIZE_V: tl.constexpr,
-    BLOCK_V: tl.constexpr, SINKS: tl.constexpr,
-):  # fmt: skip
-    """Finish rows and write them; output_ptr: [rows, 1] pointers to their starts."""
-    output = finish_rows(output, peak, total, sinks_ptr, heads, inside, SINKS)
-    columns = tl.arange(0, BLOCK_V)
-    tl.store(
-        output_ptr + columns[None, :],
-        output.to(output_ptr.dtype.element_ty),
-        mask=inside[:, None] & (columns < SIZE_V)[None, :],
-    )
 
 
 @triton.jit(do_not_specialize=["num_seqs", "window", "table_stride"])
@@ -119,7 +98,6 @@ def _decode(
     BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
     PAGE: tl.constexpr, TILE: tl.constexpr, BLOCK_SEQS: tl.constexpr,
     TILES_A_PART: tl.constexpr, TILES_A_LINE: tl.constexpr, ALONE: tl.constexpr,
-    FILLED: tl.constexpr, AT_ONCE: tl.constexpr,
     WINDOWED: tl.constexpr, CAPPED: tl.constexpr, ALIBI: tl.constexpr,
     SINKS: tl.constexpr, WIDE: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
@@ -155,7 +133,6 @@ def _decode(
     seq_begin = tl.sum(tl.where(seqs < seq, weights, 0), 0) * LINES
 
     rows = tl.arange(0, ROWS)
-    filled = tl.arange(0, FILLED)
     columns, value_columns = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_V)
     part_offsets = rows[:, None] * BLOCK_V + value_columns[None, :]
     while at < stop:
@@ -205,13 +182,8 @@ def _decode(
             SIZE, SIZE_V, BLOCK_D, BLOCK_V, PAGE, TILE,
             True, WINDOWED, CAPPED, ALIBI, WIDE,
         )  # fmt: skip
-        output_row = output_ptr + seq.to(tl.int64) * output_stride_token
-        if begins & ends_line:
-            _write(
-                output_row + heads[:, None] * output_stride_head, output, peak, total,
-                sinks_ptr, heads, inside, SIZE_V, BLOCK_V, SINKS,
-            )  # fmt: skip
-        elif end_tile > tile:
+        complete = begins & ends_line
+        if (not complete) & (end_tile > tile):
             # A program has at most one line that it ends and one that it begins.
             part = 2 * pid + begins.to(tl.int32)
             tl.store(
@@ -225,19 +197,23 @@ def _decode(
             first, last = tiles_begin // share, (line_end - 1) // share
             counter = arrived_ptr + seq * LINES + line
             before = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
-            if before == last - first:
+            complete = before == last - first
+            if complete:
                 tl.store(counter, 0)  # for the next launch
-                whole, whole_peak, whole_total = _put_together(
-                    parts_ptr, parts_state_ptr, first, last,
-                    ROWS, FILLED, BLOCK_V, AT_ONCE,
+                output, peak, total = _put_together(
+                    parts_ptr, parts_state_ptr, first, last, inside, ROWS, BLOCK_V
                 )  # fmt: skip
-                place = (line % GROUPS) * ROWS + filled
-                filled_heads = kv_head * GROUP + place
-                _write(
-                    output_row + filled_heads[:, None] * output_stride_head,
-                    whole, whole_peak, whole_total, sinks_ptr, filled_heads,
-                    place < GROUP, SIZE_V, BLOCK_V, SINKS,
-                )  # fmt: skip
+        if complete:
+            output = finish_rows(output, peak, total, sinks_ptr, heads, inside, SINKS)
+            offsets = (
+                seq.to(tl.int64) * output_stride_token
+                + heads[:, None] * output_stride_head
+            )
+            tl.store(
+                output_ptr + offsets + value_columns[None, :],
+                output.to(output_ptr.dtype.element_ty),
+                mask=inside[:, None] & (value_columns < SIZE_V)[None, :],
+            )
         at = until
         if at == seq_begin + count * LINES:
             seq_begin = at
@@ -279,7 +255,6 @@ def paged_decode(
     wide = query.dtype == torch.float32 or interpreting()
     group = num_heads // kv_heads
     rows = min(max(16, triton.next_power_of_2(group)), _MAX_ROWS)
-    filled = min(triton.next_power_of_2(group), rows)
     block_v = max(16, triton.next_power_of_2(size_v))
     lines = num_seqs * kv_heads * -(-group // rows)
     shape = shape or _shape_for(wide, max(size, size_v), lines)
@@ -298,7 +273,6 @@ def paged_decode(
         BLOCK_SEQS=triton.next_power_of_2(num_seqs),
         TILES_A_PART=_TILES_A_PART, TILES_A_LINE=_TILES_A_LINE,
         ALONE=num_seqs == 1 and programs >= lines,
-        FILLED=filled, AT_ONCE=max(1, _HELD // (filled * block_v)),
         WINDOWED=options.sliding_window is not None,
         CAPPED=bool(options.logits_soft_cap), ALIBI=options.alibi_slopes is not None,
         SINKS=options.sinks is not None, WIDE=wide,
