@@ -5,7 +5,8 @@ before, so that one that was filled in part is seen, and each tensor of the chec
 carries its name to where it is copied.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -16,18 +17,21 @@ from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from vllm.model_executor.models.utils import (
     AutoWeightsLoader,
     PPMissingLayer,
+    WeightsMapper,
     _get_tied_embedding_params,
 )
 
 from porter.runtime.accounting import (
     WeightAccount,
     WeightReport,
+    current_account,
     keep_account,
     name_tensor,
     set_markers,
 )
 
 LOAD_FORMAT = "porter_accounting"
+_MAPPER_DROPS = "the port's mapper drops it"
 
 
 @register_model_loader(LOAD_FORMAT)
@@ -52,10 +56,34 @@ class AccountingLoader(DefaultModelLoader):
         if model_config.quantization is None:
             set_markers(model)
         self.enable_weights_track = False
-        with keep_account(account):
+        with keep_account(account), drops_noted():
             super().load_weights(model, model_config)
         report = account.report(model)
         model.weight_report = without_rules(report, model)
+
+
+@contextmanager
+def drops_noted() -> Iterator[None]:
+    """What a mapper leaves out is noted as dropped, under the checkpoint's own name.
+
+    A port may hand a tensor on under another name, so the name alone doesn't tell.
+    """
+    original = WeightsMapper.apply
+
+    def apply(self: Any, weights: Iterable[tuple[str, torch.Tensor]]) -> Any:
+        def noted() -> Iterator[tuple[str, torch.Tensor]]:
+            for name, tensor in weights:
+                if self.map_name(name) is None:
+                    current_account().drop(name, tensor, _MAPPER_DROPS)
+                yield name, tensor
+
+        return original(self, noted())
+
+    WeightsMapper.apply = apply
+    try:
+        yield
+    finally:
+        WeightsMapper.apply = original
 
 
 def without_rules(report: WeightReport, model: nn.Module) -> WeightReport:
@@ -74,7 +102,7 @@ def rule_for(name: str, model: Any) -> str | None:
     mapper = getattr(model, "hf_to_vllm_mapper", None)
     mapped = name if mapper is None else mapper.map_name(name)
     if mapped is None:
-        return "the port's mapper drops it"
+        return _MAPPER_DROPS
     if AutoWeightsLoader.REMOVE_UNUSED_ROTARY_EMBEDS_MAPPER.map_name(mapped) is None:
         return "a rotary buffer"
     if mapped in _get_tied_embedding_params(model):

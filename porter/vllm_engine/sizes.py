@@ -38,7 +38,7 @@ def fitting_sizes(config_class: Any, overrides: Mapping[str, Any]) -> dict[str, 
         return dict(overrides)  # told by what makes the checkpoint
     # Of latent attention `head_dim` is the rotated part alone.
     if supported and getattr(config, "kv_lora_rank", None) is not None:
-        return {**overrides, **_LATENT}
+        return {**overrides, **_LATENT, **_follow_latents(config)}
     size = head_size(config)
     larger = [other for other in supported if other >= (size or 0)]
     if size is None or size in supported or not larger:
@@ -55,6 +55,20 @@ def fitting_sizes(config_class: Any, overrides: Mapping[str, Any]) -> dict[str, 
     except CannotRun:
         fits = False
     return {**overrides, **changed} if fits else dict(overrides)
+
+
+def _follow_latents(config: Any) -> dict[str, int]:
+    """Sizes that are others of latent attention by another name."""
+    rotated = getattr(config, "qk_rope_head_dim", None)
+    plain = getattr(config, "qk_nope_head_dim", None)
+    found = {}
+    if isinstance(rotated, int) and getattr(config, "head_dim", None) == rotated:
+        found["head_dim"] = _LATENT["qk_rope_head_dim"]
+    if isinstance(rotated, int) and isinstance(plain, int):
+        if getattr(config, "qk_head_dim", None) == plain + rotated:
+            whole = _LATENT["qk_nope_head_dim"] + _LATENT["qk_rope_head_dim"]
+            found["qk_head_dim"] = whole
+    return found
 
 
 def head_size(config: Any) -> int | None:

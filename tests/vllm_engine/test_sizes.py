@@ -8,6 +8,7 @@ from transformers import (
     Gemma4TextConfig,
     GPTNeoXConfig,
     LlamaConfig,
+    LongcatFlashConfig,
     Olmo2Config,
 )
 
@@ -18,6 +19,9 @@ LATENT = {
     "qk_rope_head_dim": 64,
     "qk_nope_head_dim": 64,
     "v_head_dim": 128,
+    # The same by other names.
+    "head_dim": 64,
+    "qk_head_dim": 128,
 }
 
 
@@ -37,6 +41,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
         (GPTNeoXConfig, {"num_attention_heads": 8}, {"hidden_size": 256}),
         # Latent attention: the only sizes that vLLM's kernel for CPUs has.
         (DeepseekV3Config, {}, LATENT),
+        (LongcatFlashConfig, {}, LATENT),
         # Heads of several sizes, of which transformers gives no one.
         (Gemma4TextConfig, {}, {}),
         # Larger than any kernel: left to vLLM to say so.
