@@ -118,7 +118,12 @@ class RopeInit(External):
             if isinstance(a, (Config, LayerConfig))
         ]
         if not given or given[0].path != interp.config.path:
-            raise interp.gap("rope is initialised from another config")
+            raise interp.gap(
+                "rope is initialised from another config than the model's",
+                "vLLM runs one decoder over one sequence of tokens: parts with configs, "
+                "lengths and positions of their own (encoders, byte patches) can't be "
+                "expressed; port them by hand",
+            )
         if any(name != "rope_parameters" for name, _ in given[0].changed):
             raise interp.gap("rope is initialised from a config that was changed")
         default = self._default(interp)
