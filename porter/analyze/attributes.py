@@ -13,6 +13,7 @@ from porter.analyze import (
 )
 from porter.analyze.expert_loops import PAIRS, ExpertHit, ExpertIndex, PairIndex
 from porter.analyze.graph import Node
+from porter.analyze.kinds import kind_of
 from porter.analyze.layer_configs import LayerConfig
 from porter.analyze.part import Part
 from porter.analyze.symbols import (
@@ -119,7 +120,7 @@ class Attributes(Part):
             return DeviceType()
         if obj is DEVICE:
             return Opaque("a device's attribute")
-        raise self.gap(f"`.{name}` of a {type(obj).__name__} isn't followed")
+        raise self.gap(f"`.{name}` of {kind_of(obj)} isn't followed")
 
     def _peek(self, obj: Peeked, name: str):
         """Something that all layers have alike."""

@@ -15,6 +15,7 @@ from porter.analyze import (
 from porter.analyze.choices import call_choice
 from porter.analyze.graph import Node
 from porter.analyze.initialisation import without_init
+from porter.analyze.kinds import kind_of
 from porter.analyze.part import Part
 from porter.analyze.symbols import (
     Sym,
@@ -107,7 +108,7 @@ class Calls(Part):
             if any(isinstance(a, Node) for a in [*args, *kwargs.values()]):
                 raise self.gap(f"a tensor goes into {fn.what}, which can't be followed")
             return Opaque(f"the result of {fn.what}")
-        raise self.gap(f"a {type(fn).__name__} is called")
+        raise self.gap(f"{kind_of(fn)} is called")
 
     def _apart(self, fn, args: list) -> Choice | None:
         """Two tensors that can't be one, given to an operation of torch's."""

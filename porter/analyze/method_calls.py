@@ -7,6 +7,7 @@ from porter.analyze import expert_loops, legacy_cache, old_configs
 from porter.analyze.config_items import read_item
 from porter.analyze.expert_loops import ExpertHit, ExpertIndex, PairIndex
 from porter.analyze.hf_api import holds_node, stored
+from porter.analyze.kinds import kind_of
 from porter.analyze.python_builtins import set_attribute
 from porter.analyze.remember import remembered
 from porter.analyze.sequences import SymList
@@ -80,7 +81,7 @@ def method(interp, obj, name: str, args: list, kwargs: dict) -> Any:
             return Sym("method", (unwrap(obj), name, args[0]))
     if isinstance(obj, (Dtype, DtypeOf)):
         return False if name == "is_complex" else True
-    raise interp.gap(f"`.{name}()` of a {type(obj).__name__} isn't followed")
+    raise interp.gap(f"`.{name}()` of {kind_of(obj)} isn't followed")
 
 
 def _layer_cache_method(interp, obj: CacheLayer, name: str) -> Any:

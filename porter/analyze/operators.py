@@ -12,6 +12,7 @@ from porter.analyze import (
 )
 from porter.analyze.expert_loops import ExpertIndex, compare_expert
 from porter.analyze.graph import Node
+from porter.analyze.kinds import kind_of
 from porter.analyze.legacy_cache import FIRST, is_past
 from porter.analyze.part import Part
 from porter.analyze.sequences import SymList
@@ -122,7 +123,7 @@ class Operators(Part):
             return Opaque("a string")
         if not (is_scalar(left) and is_scalar(right)):
             raise self.gap(
-                f"`{op}` of {type(left).__name__} and {type(right).__name__}"
+                f"`{op}` of {kind_of(left)} and {kind_of(right)} isn't followed"
             )
         if op in ("matmul", "xor", "bitand", "bitor"):
             raise self.gap(f"`{op}` of scalars isn't followed")

@@ -6,10 +6,12 @@ from typing import Any
 
 from porter.analyze import expert_loops, legacy_cache, old_configs
 from porter.analyze.expert_loops import ExpertIndex, PairIndex
+from porter.analyze.families import SymSet
 from porter.analyze.graph import (
     Node,
 )
 from porter.analyze.inequalities import larger_of
+from porter.analyze.kinds import kind_of
 from porter.analyze.layer_configs import LayerConfig
 from porter.analyze.sequences import SymList
 from porter.analyze.symbols import (
@@ -92,7 +94,12 @@ def _len(interp, x):
         return x.count if x.element is not None else len(x.attrs.get("items", []))
     if isinstance(unwrap(x), Sym):
         return Sym("call", ("len", x))
-    raise interp.gap("`len` of something that can't be followed")
+    if isinstance(x, SymSet):
+        raise interp.gap(
+            "how many different items a list of the config has decides something here",
+            "write what follows from it by hand",
+        )
+    raise interp.gap(f"`len` of {kind_of(x)} isn't followed")
 
 
 def _range(interp, *args):

@@ -12,6 +12,7 @@ from porter.analyze.constants import lasting
 from porter.analyze.expert_loops import any_pairs
 from porter.analyze.families import EachKey
 from porter.analyze.graph import Loop, Node, iter_nodes
+from porter.analyze.kinds import kind_of
 from porter.analyze.part import Part
 from porter.analyze.sequences import SymList, SymRange
 from porter.analyze.settling import settled
@@ -304,9 +305,7 @@ class Statements(Part):
             field = obj.fields.canonical(name) if obj.fields else name
             self.config_values[obj.path, field] = value
         elif not isinstance(obj, (Opaque, Context)):
-            raise self.gap(
-                f"setting `.{name}` of a {type(obj).__name__} isn't followed"
-            )
+            raise self.gap(f"setting `.{name}` of {kind_of(obj)} isn't followed")
 
     def _set_parameter(self, obj: Module, name: str, value) -> None:
         """`norm.bias = None` is a norm without; any other weight is the author's own."""
@@ -556,7 +555,7 @@ class Statements(Part):
             raise self.gap(
                 "the modules of a list are used in a way that isn't followed"
             )
-        raise self.gap(f"a {type(value).__name__} can't be unpacked here")
+        raise self.gap(f"the items of {kind_of(value)} can't be told apart here")
 
     def unbind_first(self, value: Node) -> list:
         from porter.analyze.torch_parts import select

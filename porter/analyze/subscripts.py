@@ -6,6 +6,7 @@ from porter.analyze import hf_api, legacy_cache, old_configs, torch_parts
 from porter.analyze.config_items import read_item, sliced
 from porter.analyze.expert_loops import ExpertHit, ExpertIndex
 from porter.analyze.graph import Node
+from porter.analyze.kinds import kind_of
 from porter.analyze.layer_configs import layer_config
 from porter.analyze.part import Part
 from porter.analyze.sequences import Enumerated, LayerSlice, SymList, SymRange, Zipped
@@ -82,7 +83,7 @@ class Subscripts(Part):
             return obj.element
         if isinstance(obj, Opaque):
             return Opaque(f"an item of {obj.what}")
-        raise self.gap(f"an item of a {type(obj).__name__} isn't followed")
+        raise self.gap(f"an item of {kind_of(obj)} isn't followed")
 
     def _index_expert(self, obj, index):
         if index == 0 or isinstance(obj, ExpertHit) and index == (slice(None), 0):

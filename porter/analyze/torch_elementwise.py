@@ -6,6 +6,7 @@ from porter.analyze import positions as pos
 from porter.analyze.every_token import fills_nothing
 from porter.analyze.expert_loops import hit
 from porter.analyze.graph import Node
+from porter.analyze.kinds import kind_of
 from porter.analyze.own_products import with_own_bias
 from porter.analyze.values import (
     Activation,
@@ -90,7 +91,7 @@ def binary(interp, op: str, left, right) -> Any:
         if isinstance(side, Opaque):
             raise interp.gap(f"a tensor meets {side.what}")
         if not (isinstance(side, Node) or is_scalar(side)):
-            raise interp.gap(f"a tensor meets a {type(side).__name__}")
+            raise interp.gap(f"a tensor meets {kind_of(side)}")
     if op in ("add", "sub") and _is_int(right) and right == 0:
         return left
     if op == "add" and _is_int(left) and left == 0:
