@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from porter.analyze.expert_loops import ExpertIndex
 from porter.analyze.graph import Node
 from porter.analyze.symbols import Sym, unwrap
 from porter.analyze.values import Choice, Config, Function, Module, Opaque
@@ -19,6 +20,7 @@ _KINDS: tuple[tuple[Any, str], ...] = (
     (Module, "a module"),
     (Config, "the config"),
     (Function, "a function"),
+    (ExpertIndex, "an expert's number"),
 )
 
 
