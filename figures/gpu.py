@@ -73,7 +73,7 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, default=Path("gpu.json"))
     parser.add_argument("--minutes", type=float, default=9.0)
-    names = [f"{shape} {engine}".strip() for shape, engine, _ in RUNS]
+    names = [_name(shape, engine) for shape, engine, _ in RUNS]
     parser.add_argument(
         "--runs", nargs="+", choices=names, default=names, metavar="NAME",
         help="only these: " + ", ".join(names),
@@ -84,10 +84,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="porter-figures-") as scratch:
         port = arguments.port or _convert(Path(scratch))
         for shape, engine, seconds in RUNS:
-            if f"{shape} {engine}".strip() not in arguments.runs:
+            name = _name(shape, engine)
+            if name not in arguments.runs:
                 continue
             if time.monotonic() + seconds > end:
-                facts["unmeasured"].append(f"{shape} {engine}".strip())
+                facts["unmeasured"].append(name)
                 continue
             if shape == "kernels":
                 facts["kernels"] = _bench(["kernels"], end)
@@ -107,6 +108,10 @@ def main() -> None:
     facts["figures"] = figures(facts)
     arguments.json.write_text(json.dumps(facts, indent=1))
     _show(facts)
+
+
+def _name(shape: str, engine: str) -> str:
+    return f"{shape} {engine}".strip()
 
 
 def _convert(folder: Path) -> Path:

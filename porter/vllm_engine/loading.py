@@ -31,7 +31,6 @@ from porter.runtime.accounting import (
 )
 
 LOAD_FORMAT = "porter_accounting"
-_MAPPER_DROPS = "the port's mapper drops it"
 
 
 @register_model_loader(LOAD_FORMAT)
@@ -74,7 +73,7 @@ def drops_noted() -> Iterator[None]:
         def noted() -> Iterator[tuple[str, torch.Tensor]]:
             for name, tensor in weights:
                 if self.map_name(name) is None:
-                    current_account().drop(name, tensor, _MAPPER_DROPS)
+                    current_account().drop(name, tensor, _why_unmapped(name))
                 yield name, tensor
 
         return original(self, noted())
@@ -84,6 +83,14 @@ def drops_noted() -> Iterator[None]:
         yield
     finally:
         WeightsMapper.apply = original
+
+
+def _why_unmapped(name: str) -> str:
+    """vLLM's loader adds its own rule to the port's mapper."""
+    rotary = AutoWeightsLoader.REMOVE_UNUSED_ROTARY_EMBEDS_MAPPER
+    if rotary.map_name(name) is None:
+        return "a rotary buffer"
+    return "the port's mapper drops it"
 
 
 def without_rules(report: WeightReport, model: nn.Module) -> WeightReport:
@@ -102,9 +109,7 @@ def rule_for(name: str, model: Any) -> str | None:
     mapper = getattr(model, "hf_to_vllm_mapper", None)
     mapped = name if mapper is None else mapper.map_name(name)
     if mapped is None:
-        return _MAPPER_DROPS
-    if AutoWeightsLoader.REMOVE_UNUSED_ROTARY_EMBEDS_MAPPER.map_name(mapped) is None:
-        return "a rotary buffer"
+        return _why_unmapped(name)
     if mapped in _get_tied_embedding_params(model):
         return "tied to another parameter"
     for path, module in model.named_modules():

@@ -37,6 +37,11 @@ class AttentionOptions:
         """Whether scores need no more than a scale and a mask."""
         return not self.logits_soft_cap and self.sinks is None
 
+    @property
+    def unbiased(self) -> bool:
+        """Whether they are plain, and nothing is added by position."""
+        return self.plain and self.alibi_slopes is None
+
 
 @gpu_version("paged_attention:paged_attention")
 def paged_attention(
@@ -126,8 +131,7 @@ def _decode_together(
 def _lie_in_order(metadata: AttentionMetadata, options: AttentionOptions) -> bool:
     """Whether every decode's blocks lie one after another, and its scores are plain."""
     slots = metadata.first_slots[: metadata.num_decodes]
-    plain = options.plain and options.alibi_slopes is None
-    return plain and bool(slots) and min(slots) >= 0
+    return options.unbiased and bool(slots) and min(slots) >= 0
 
 
 def _decode_in_place(
@@ -168,7 +172,7 @@ def _attend_sequence(
         for cache in (key_cache, value_cache)
     )  # [1, kv heads, keys, head]
     kv_heads, keys = key.shape[1], seq_len - start
-    if options.plain and options.alibi_slopes is None:
+    if options.unbiased:
         if count == 1:
             grouped = query.unflatten(1, (kv_heads, -1))
             attended = _sdpa(grouped, key, value, options.scale)
