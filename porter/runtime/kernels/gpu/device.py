@@ -29,18 +29,48 @@ def sm_count(device: torch.device) -> int:
 
 @triton.jit
 def take_turn(EARLY: tl.constexpr):
-    """First thing in a kernel that is launched before the one in front of it has ended.
+    """First thing in a kernel that is launched before the one in front of it has ended,
+    and so costs no time to launch."""
+    let_next_come(EARLY)
+    wait_for_turn(EARLY)
 
-    What follows sees all that earlier kernels wrote. The next kernel may come and wait
-    likewise, so that launching it costs no time.
-    """
+
+@triton.jit
+def let_next_come(EARLY: tl.constexpr):
+    """The kernel behind this one may be launched from here on; it waits for its turn."""
     if EARLY:
         gdc_launch_dependents()
+
+
+@triton.jit
+def wait_for_turn(EARLY: tl.constexpr):
+    """What follows sees all that earlier kernels wrote.
+
+    Before it a kernel may read what no early kernel writes: weights, and the batch's
+    lengths and tables, which copies and torch's own kernels write.
+    """
+    if EARLY:
         gdc_wait()
 
 
+@triton.jit
+def prefetch_rows(rows, wanted, BYTES: tl.constexpr):
+    """Ask for rows of BYTES (a multiple of 16) to be brought into the GPU's cache.
+
+    rows: pointers, 16 bytes aligned; wanted: which of them. Nothing waits, and rows that
+    are written meanwhile are seen as written.
+    """
+    tl.inline_asm_elementwise(
+        "{.reg .pred p; setp.ne.s32 p, $2, 0; "
+        "@p cp.async.bulk.prefetch.L2.global [$1], $3; mov.u32 $0, 0;}",
+        "=r,l,r,r",
+        [rows.to(tl.int64), wanted.to(tl.int32), BYTES],
+        dtype=tl.int32, is_pure=False, pack=1,
+    )  # fmt: skip
+
+
 def early_launch() -> dict[str, Any]:
-    """Launch options of a kernel that begins with `take_turn`; Hopper and later."""
+    """Launch options of a kernel that takes its turn; Hopper and later."""
     if interpreting() or not _begins_early():
         return {"EARLY": False}
     return {"EARLY": True, "launch_pdl": True}

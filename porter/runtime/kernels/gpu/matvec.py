@@ -8,9 +8,20 @@ import torch
 import triton
 import triton.language as tl
 
-from porter.runtime.kernels.gpu.device import early_launch, take_turn
+from porter.runtime.kernels.gpu.device import (
+    early_launch,
+    let_next_come,
+    wait_for_turn,
+)
 
 _TILE = 2048  # elements of the matrix that a program reads at once
+
+
+@triton.jit
+def _load_tile(starts, at, inside, INPUTS: tl.constexpr, BLOCK: tl.constexpr):
+    if INPUTS % BLOCK:
+        inside = inside & (at < INPUTS)[None, :]
+    return tl.load(starts + at[None, :], mask=inside, other=0.0)
 
 
 @triton.jit
@@ -19,22 +30,24 @@ def _matvec(
     INPUTS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, BIAS: tl.constexpr,
     EARLY: tl.constexpr,
 ):  # fmt: skip
-    take_turn(EARLY)
+    let_next_come(EARLY)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     columns = tl.arange(0, BLOCK)
     inside = (rows < outputs)[:, None]
     starts = weight_ptr + rows.to(tl.int64)[:, None] * stride
+    # No kernel writes weights: the first of them can come while the vector is made.
+    w = _load_tile(starts, columns, inside, INPUTS, BLOCK)
+    wait_for_turn(EARLY)
     sums = tl.zeros([ROWS, BLOCK], tl.float32)
     for start in range(0, INPUTS, BLOCK):
         at = start + columns
         if INPUTS % BLOCK == 0:
             x = tl.load(x_ptr + at)
-            w = tl.load(starts + at[None, :], mask=inside, other=0.0)
         else:
             x = tl.load(x_ptr + at, mask=at < INPUTS, other=0.0)
-            here = inside & (at < INPUTS)[None, :]
-            w = tl.load(starts + at[None, :], mask=here, other=0.0)
         sums += w.to(tl.float32) * x.to(tl.float32)[None, :]
+        more = inside & (start + BLOCK < INPUTS)
+        w = _load_tile(starts, at + BLOCK, more, INPUTS, BLOCK)
     y = tl.sum(sums, 1)
     if BIAS:
         y += tl.load(bias_ptr + rows, mask=rows < outputs, other=0.0).to(tl.float32)

@@ -23,8 +23,10 @@ from porter.runtime.kernels.gpu.attention_tiles import (
 from porter.runtime.kernels.gpu.device import (
     early_launch,
     interpreting,
+    let_next_come,
+    prefetch_rows,
     sm_count,
-    take_turn,
+    wait_for_turn,
 )
 from porter.runtime.kernels.paged_attention import AttentionOptions
 
@@ -38,43 +40,44 @@ _TILES_A_LINE = 1
 # sequence of 32k tokens takes 42 us instead of 49.
 _FEW_LINES = 16
 _MAX_ROWS = 64
+_IN_FLIGHT = 8  # parts on their way while they are put together
 
 
 @dataclass(frozen=True)
 class DecodeShape:
-    """How one launch is cut: keys a tile, warps, loads in flight, programs an SM."""
+    """How one launch is cut: keys a tile, warps, loads in flight, programs an SM, tiles
+    that a program asks for before its turn."""
 
     tile: int = 64
     num_warps: int = 4
     num_stages: int = 3
     programs_per_sm: int = 2
+    ahead: int = 4
 
 
 @triton.jit
 def _put_together(
-    parts_ptr, state_ptr, first, last, inside, ROWS: tl.constexpr, BLOCK_V: tl.constexpr
+    parts_ptr, state_ptr, first, last,
+    REAL: tl.constexpr, BLOCK_V: tl.constexpr, IN_FLIGHT: tl.constexpr,
 ):  # fmt: skip
-    """The state of a line from its parts, of programs first to last.
+    """The state of a line's REAL rows from its parts, of programs first to last.
 
     The first part is the one its program began with, of the others the one that its
     program ended with. They are read past the first level of cache, which may hold
-    what an earlier launch left there, and several ahead.
+    what an earlier launch left there, and many ahead: each trip takes long.
     """
-    rows, columns = tl.arange(0, ROWS), tl.arange(0, BLOCK_V)
+    rows, columns = tl.arange(0, REAL), tl.arange(0, BLOCK_V)
     offsets = rows[:, None] * BLOCK_V + columns[None, :]
-    output = tl.zeros([ROWS, BLOCK_V], tl.float32)
-    peak = tl.full([ROWS], float("-inf"), tl.float32)
-    total = tl.zeros([ROWS], tl.float32)
-    for program in tl.range(first, last + 1, num_stages=5):
+    output = tl.zeros([REAL, BLOCK_V], tl.float32)
+    peak = tl.full([REAL], float("-inf"), tl.float32)
+    total = tl.zeros([REAL], tl.float32)
+    for program in tl.range(first, last + 1, num_stages=IN_FLIGHT):
         part = 2 * program + (program == first).to(tl.int32)
-        state = state_ptr + part * 2 * ROWS + rows
+        state = state_ptr + part * 2 * REAL + rows
         part_peak = tl.load(state, cache_modifier=".cg")
-        part_total = tl.load(state + ROWS, cache_modifier=".cg")
+        part_total = tl.load(state + REAL, cache_modifier=".cg")
         part_output = tl.load(
-            parts_ptr + part * ROWS * BLOCK_V + offsets,
-            mask=inside[:, None],
-            other=0.0,
-            cache_modifier=".cg",
+            parts_ptr + part * REAL * BLOCK_V + offsets, cache_modifier=".cg"
         )
         new_peak = tl.maximum(peak, part_peak)
         fade = tl.exp2(peak - new_peak)
@@ -83,6 +86,60 @@ def _put_together(
         output = output * fade[:, None] + part_output * part_fade[:, None]
         peak = new_peak
     return output, peak, total
+
+
+@triton.jit
+def _store_line(
+    output_ptr, output, peak, total, sinks_ptr, line, stride_head,
+    HERE: tl.constexpr, ROWS: tl.constexpr, GROUP: tl.constexpr, GROUPS: tl.constexpr,
+    SIZE_V: tl.constexpr, BLOCK_V: tl.constexpr, SINKS: tl.constexpr,
+):  # fmt: skip
+    """The first HERE rows of a line, to the heads that they are."""
+    row_of_group = (line % GROUPS) * ROWS + tl.arange(0, HERE)
+    inside = row_of_group < GROUP
+    heads = line // GROUPS * GROUP + row_of_group
+    output = finish_rows(output, peak, total, sinks_ptr, heads, inside, SINKS)
+    columns = tl.arange(0, BLOCK_V)
+    tl.store(
+        output_ptr + heads[:, None] * stride_head + columns[None, :],
+        output.to(output_ptr.dtype.element_ty),
+        mask=inside[:, None] & (columns < SIZE_V)[None, :],
+    )
+
+
+@triton.jit
+def _prefetch(
+    key_ptr, value_ptr, table, seq_len, begin, stop, before_line, window,
+    key_stride_block, key_stride_slot, key_stride_head,
+    value_stride_block, value_stride_slot, value_stride_head,
+    GROUPS: tl.constexpr, SIZE: tl.constexpr, SIZE_V: tl.constexpr,
+    PAGE: tl.constexpr, TILE: tl.constexpr, WINDOWED: tl.constexpr,
+    AHEAD: tl.constexpr,
+):  # fmt: skip
+    """Bring the first AHEAD tiles of a share near, which is begin to stop of its sequence.
+
+    A key that an earlier kernel is about to write is seen as written all the same.
+    """
+    first_tile = 0
+    if WINDOWED:
+        first_tile = tl.maximum(seq_len - window, 0) // TILE
+    count = (seq_len + TILE - 1) // TILE - first_tile + before_line
+    line = begin // count
+    tiles_begin = line * count + before_line
+    tile = first_tile + tl.maximum(begin - tiles_begin, 0)
+    end_tile = first_tile + tl.minimum(stop - tiles_begin, count - before_line)
+    positions = tile * TILE + tl.arange(0, AHEAD * TILE)
+    wanted = positions < tl.minimum(end_tile * TILE, seq_len)
+    pages = tl.load(table + positions // PAGE, mask=wanted, other=0).to(tl.int64)
+    slots, head = positions % PAGE, line // GROUPS
+    keys = key_ptr + pages * key_stride_block + head * key_stride_head
+    key_bytes: tl.constexpr = SIZE * key_ptr.dtype.element_ty.primitive_bitwidth // 8
+    prefetch_rows(keys + slots * key_stride_slot, wanted, key_bytes)
+    values = value_ptr + pages * value_stride_block + head * value_stride_head
+    value_bytes: tl.constexpr = (
+        SIZE_V * value_ptr.dtype.element_ty.primitive_bitwidth // 8
+    )
+    prefetch_rows(values + slots * value_stride_slot, wanted, value_bytes)
 
 
 @triton.jit(do_not_specialize=["num_seqs", "window", "table_stride"])
@@ -94,16 +151,17 @@ def _decode(
     key_stride_block, key_stride_slot, key_stride_head,
     value_stride_block, value_stride_slot, value_stride_head, table_stride,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr,
-    SIZE: tl.constexpr, SIZE_V: tl.constexpr,
+    REAL: tl.constexpr, IN_FLIGHT: tl.constexpr, SIZE: tl.constexpr, SIZE_V: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
     PAGE: tl.constexpr, TILE: tl.constexpr, BLOCK_SEQS: tl.constexpr,
     TILES_A_PART: tl.constexpr, TILES_A_LINE: tl.constexpr, ALONE: tl.constexpr,
     WINDOWED: tl.constexpr, CAPPED: tl.constexpr, ALIBI: tl.constexpr,
-    SINKS: tl.constexpr, WIDE: tl.constexpr, EARLY: tl.constexpr,
+    SINKS: tl.constexpr, WIDE: tl.constexpr, AHEAD: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     GROUPS: tl.constexpr = (GROUP + ROWS - 1) // ROWS
     LINES: tl.constexpr = KV_HEADS * GROUPS  # reads of a sequence's keys
-    take_turn(EARLY)
+    let_next_come(EARLY)
+    # Lengths and tables are there already: what writes them isn't launched early.
     seqs = tl.arange(0, BLOCK_SEQS)
     lens = tl.load(lens_ptr + seqs, mask=seqs < num_seqs, other=0)
     tiles = (lens + TILE - 1) // TILE
@@ -132,9 +190,22 @@ def _decode(
     seq = tl.sum((ends <= at).to(tl.int32), 0)
     seq_begin = tl.sum(tl.where(seqs < seq, weights, 0), 0) * LINES
 
+    if EARLY and AHEAD > 0:
+        if at < stop:
+            _prefetch(
+                key_ptr, value_ptr, table_ptr + seq.to(tl.int64) * table_stride,
+                tl.load(lens_ptr + seq), at - seq_begin, stop - seq_begin,
+                before_line, window,
+                key_stride_block, key_stride_slot, key_stride_head,
+                value_stride_block, value_stride_slot, value_stride_head,
+                GROUPS, SIZE, SIZE_V, PAGE, TILE, WINDOWED, AHEAD,
+            )  # fmt: skip
+    wait_for_turn(EARLY)
+
     rows = tl.arange(0, ROWS)
     columns, value_columns = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_V)
     part_offsets = rows[:, None] * BLOCK_V + value_columns[None, :]
+    in_part = rows < REAL
     while at < stop:
         seq_len = tl.load(lens_ptr + seq)
         first_tile = 0
@@ -187,33 +258,33 @@ def _decode(
             # A program has at most one line that it ends and one that it begins.
             part = 2 * pid + begins.to(tl.int32)
             tl.store(
-                parts_ptr + part * ROWS * BLOCK_V + part_offsets,
+                parts_ptr + part * REAL * BLOCK_V + part_offsets,
                 output,
-                mask=inside[:, None],
+                mask=in_part[:, None],
             )
-            tl.store(parts_state_ptr + part * 2 * ROWS + rows, peak)
-            tl.store(parts_state_ptr + part * 2 * ROWS + ROWS + rows, total)
+            state = parts_state_ptr + part * 2 * REAL + rows
+            tl.store(state, peak, mask=in_part)
+            tl.store(state + REAL, total, mask=in_part)
             tl.debug_barrier()
             first, last = tiles_begin // share, (line_end - 1) // share
             counter = arrived_ptr + seq * LINES + line
             before = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
-            complete = before == last - first
-            if complete:
+            if before == last - first:
                 tl.store(counter, 0)  # for the next launch
-                output, peak, total = _put_together(
-                    parts_ptr, parts_state_ptr, first, last, inside, ROWS, BLOCK_V
+                whole, whole_peak, whole_total = _put_together(
+                    parts_ptr, parts_state_ptr, first, last, REAL, BLOCK_V, IN_FLIGHT
+                )  # fmt: skip
+                _store_line(
+                    output_ptr + seq.to(tl.int64) * output_stride_token,
+                    whole, whole_peak, whole_total, sinks_ptr, line,
+                    output_stride_head, REAL, ROWS, GROUP, GROUPS, SIZE_V, BLOCK_V, SINKS,
                 )  # fmt: skip
         if complete:
-            output = finish_rows(output, peak, total, sinks_ptr, heads, inside, SINKS)
-            offsets = (
-                seq.to(tl.int64) * output_stride_token
-                + heads[:, None] * output_stride_head
-            )
-            tl.store(
-                output_ptr + offsets + value_columns[None, :],
-                output.to(output_ptr.dtype.element_ty),
-                mask=inside[:, None] & (value_columns < SIZE_V)[None, :],
-            )
+            _store_line(
+                output_ptr + seq.to(tl.int64) * output_stride_token,
+                output, peak, total, sinks_ptr, line,
+                output_stride_head, ROWS, ROWS, GROUP, GROUPS, SIZE_V, BLOCK_V, SINKS,
+            )  # fmt: skip
         at = until
         if at == seq_begin + count * LINES:
             seq_begin = at
@@ -255,11 +326,12 @@ def paged_decode(
     wide = query.dtype == torch.float32 or interpreting()
     group = num_heads // kv_heads
     rows = min(max(16, triton.next_power_of_2(group)), _MAX_ROWS)
+    real = min(triton.next_power_of_2(group), rows)
     block_v = max(16, triton.next_power_of_2(size_v))
     lines = num_seqs * kv_heads * -(-group // rows)
     shape = shape or _shape_for(wide, max(size, size_v), lines)
     programs = num_programs or sm_count(query.device) * shape.programs_per_sm
-    parts, states, arrived = _workspace(query.device, programs, rows, block_v, lines)
+    parts, states, arrived = _workspace(query.device, programs, real, block_v, lines)
     fold = options.scale if options.logits_soft_cap else options.scale * LOG2E.value
     _decode[(programs,)](
         output, query, key_cache, value_cache, block_tables, seq_lens,
@@ -267,7 +339,8 @@ def paged_decode(
         num_seqs, fold, options.logits_soft_cap or 0.0, options.sliding_window or 0,
         query.stride(0), query.stride(1), output.stride(0), output.stride(1),
         *key_cache.stride()[:3], *value_cache.stride()[:3], block_tables.stride(0),
-        KV_HEADS=kv_heads, GROUP=group, ROWS=rows, SIZE=size, SIZE_V=size_v,
+        KV_HEADS=kv_heads, GROUP=group, ROWS=rows, REAL=real,
+        IN_FLIGHT=_IN_FLIGHT, SIZE=size, SIZE_V=size_v,
         BLOCK_D=max(16, triton.next_power_of_2(size)), BLOCK_V=block_v,
         PAGE=block_size, TILE=shape.tile,
         BLOCK_SEQS=triton.next_power_of_2(num_seqs),
@@ -276,8 +349,18 @@ def paged_decode(
         WINDOWED=options.sliding_window is not None,
         CAPPED=bool(options.logits_soft_cap), ALIBI=options.alibi_slopes is not None,
         SINKS=options.sinks is not None, WIDE=wide,
+        AHEAD=shape.ahead if _rows_aligned(key_cache, value_cache) else 0,
         num_warps=shape.num_warps, num_stages=shape.num_stages, **early_launch(),
     )  # fmt: skip
+
+
+def _rows_aligned(*caches: torch.Tensor) -> bool:
+    """Whether each head's row in each slot is whole lines of 16 bytes."""
+    return all(
+        size * cache.element_size() % 16 == 0
+        for cache in caches
+        for size in (cache.storage_offset(), cache.shape[-1], *cache.stride()[:3])
+    )
 
 
 def _shape_for(wide: bool, size: int, lines: int) -> DecodeShape:
@@ -286,7 +369,7 @@ def _shape_for(wide: bool, size: int, lines: int) -> DecodeShape:
     if size > 128:
         return DecodeShape(tile=32, num_stages=4)
     if lines <= _FEW_LINES:
-        return DecodeShape(num_stages=4, programs_per_sm=1)
+        return DecodeShape(num_stages=4, programs_per_sm=1, ahead=2)
     return DecodeShape()
 
 
