@@ -6,12 +6,14 @@ and every collective is the identity.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from porter.runtime.peer_memory import join_peer_memory
 
 
 @dataclass(frozen=True)
@@ -19,12 +21,14 @@ class Group:
     """One communication group as model code sees it.
 
     ranks: global ranks of the members, in order. rank_in_group: this process's place.
-    handle: the torch process group; None for a group of one.
+    handle: the torch process group; None for a group of one. peer_memory: where small
+    tensors are summed; None where the handle sums all.
     """
 
     ranks: tuple[int, ...] = (0,)
     rank_in_group: int = 0
     handle: Any = None
+    peer_memory: Any = None
 
     @property
     def world_size(self) -> int:
@@ -50,6 +54,8 @@ class Group:
         """Sum over the group, out of place: the caller's tensor keeps its value."""
         if self.world_size == 1:
             return input_
+        if self.peer_memory is not None and self.peer_memory.fits(input_):
+            return self.peer_memory.all_reduce(input_)
         output = input_.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(output, group=self.handle)
         return output
@@ -137,7 +143,10 @@ def init_groups(
     )
     rows = [tuple(range(p * tp_size, (p + 1) * tp_size)) for p in range(pp_size)]
     columns = [tuple(range(t, world_size, tp_size)) for t in range(tp_size)]
-    return Groups(_join(rows, rank), _join(columns, rank))
+    tp = _join(rows, rank)
+    if backend == "nccl" and tp.world_size > 1:
+        tp = replace(tp, peer_memory=join_peer_memory(tp.handle, tp.ranks))
+    return Groups(tp, _join(columns, rank))
 
 
 def _join(member_lists: list[tuple[int, ...]], rank: int) -> Group:

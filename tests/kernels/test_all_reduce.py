@@ -34,8 +34,6 @@ class Ranks:
 
     def all_reduce(self, xs: list[torch.Tensor], two_shot: bool) -> list[torch.Tensor]:
         outputs = [torch.full_like(x, float("nan")) for x in xs]
-        for memory in self.memories:
-            memory.begin()
         for step in STEPS:
             for memory, x, output in zip(self.memories, xs, outputs, strict=True):
                 memory.launch(x, output, two_shot, (step,))
@@ -76,7 +74,6 @@ def test_ranks_on_streams_wait_for_each_other(two_shot: bool) -> None:
         for memory, stream, x, output in zip(
             ranks.memories, streams, xs, outputs, strict=True
         ):
-            memory.begin()
             with torch.cuda.stream(stream):
                 memory.launch(x, output, two_shot)
         torch.cuda.synchronize()

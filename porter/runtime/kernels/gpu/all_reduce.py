@@ -8,7 +8,8 @@ half of its buffer, from where all others fetch them: each number crosses a link
 however many ranks there are. All ranks add in the same order, so all get the same bits.
 
 A buffer is used by every second call only: who is in a call has seen every other rank
-leave the call before the last, and may write what was read there.
+leave the call before the last, and may write what was read there. Calls are counted on
+the device, by each program for itself, so that a captured launch can be run again.
 
 Programs of one rank wait for the same program of the others: all of a launch must be
 running at once, so there are few. The steps can be launched one by one, which is how
@@ -51,7 +52,7 @@ def _await_flags(flags_table, rank, step, epoch, WORLD: tl.constexpr):
 
 @triton.jit
 def _all_reduce(
-    x_ptr, output_ptr, buffers_table, flags_table, rank, epoch, count, half,
+    x_ptr, output_ptr, buffers_table, flags_table, calls_ptr, rank, count, half,
     WORLD: tl.constexpr, TWO_SHOT: tl.constexpr, BLOCK: tl.constexpr,
     PUT: tl.constexpr, ADD: tl.constexpr, FETCH: tl.constexpr,
 ):  # fmt: skip
@@ -59,6 +60,8 @@ def _all_reduce(
     pid, programs = tl.program_id(0), tl.num_programs(0)
     offsets = tl.arange(0, BLOCK)
     stride = programs * BLOCK
+    epoch = tl.load(calls_ptr + pid) + 1
+    buffers_table += epoch % 2 * WORLD
     own = tl.load(buffers_table + rank).to(dtype)
     if PUT:
         for start in range(pid * BLOCK, count, stride):
@@ -102,6 +105,8 @@ def _all_reduce(
                     theirs + half + at, mask=at < count, cache_modifier=".cv"
                 )
                 tl.store(output_ptr + at, sums, mask=at < count)
+    if FETCH:
+        tl.store(calls_ptr + pid, epoch)
 
 
 class PeerMemory:
@@ -110,21 +115,24 @@ class PeerMemory:
     buffers: [2, world] int64, addresses of the ranks' buffers for even and odd calls,
     each of 2 * half elements. flags: [world] int64, addresses of the ranks' flags, of
     `flags_needed(world)` int32 that begin as zero. half: elements of a message at most.
+    keep: whose life this rank's own memory has.
     """
 
     def __init__(
-        self, rank: int, buffers: torch.Tensor, flags: torch.Tensor, half: int
+        self,
+        rank: int,
+        buffers: torch.Tensor,
+        flags: torch.Tensor,
+        half: int,
+        keep: tuple[torch.Tensor, ...] = (),
     ) -> None:
         self.rank = rank
         self.world = len(flags)
         self.half = half
         self._buffers = buffers
         self._flags = flags
-        self._epoch = 0
-
-    def begin(self) -> None:
-        """The next call; each of its steps is launched once."""
-        self._epoch += 1
+        self._keep = keep
+        self._calls = torch.zeros(PROGRAMS, dtype=torch.int32, device=flags.device)
 
     def launch(
         self,
@@ -133,14 +141,15 @@ class PeerMemory:
         two_shot: bool,
         steps: tuple[str, ...] = STEPS,
     ) -> None:
-        """Some steps of a call: all of them where each rank has its own device.
+        """Some steps of a call, each of which is launched once, in order: all of them in
+        one launch where each rank has its own device.
 
         x, output: contiguous, of the buffers' dtype, at most `half` elements.
         """
         assert x.numel() <= self.half and x.is_contiguous()
         _all_reduce[(PROGRAMS,)](
-            x, output, self._buffers[self._epoch % 2], self._flags, self.rank,
-            self._epoch, x.numel(), self.half,
+            x, output, self._buffers, self._flags, self._calls, self.rank,
+            x.numel(), self.half,
             WORLD=self.world, TWO_SHOT=two_shot,
             BLOCK=256 if interpreting() else _BLOCK,
             PUT="put" in steps, ADD="add" in steps, FETCH="fetch" in steps,
@@ -155,7 +164,6 @@ class PeerMemory:
         """The sum over all ranks, out of place."""
         output = torch.empty_like(x)
         size = x.numel() * x.element_size()
-        self.begin()
         self.launch(x, output, size > ONE_SHOT_BYTES.get(self.world, 256 << 10))
         return output
 
