@@ -3,7 +3,10 @@
 Prints `porter bench`'s table for about 200 million random parameters, both engines in one
 run on this machine's CPU.
 
-    python figures/experts.py [--requests N] [--max-tokens N]
+    python figures/experts.py [--requests N] [--max-tokens N] [--repeats N]
+
+The best of several runs of each, which take turns: on a machine that others share, the
+one that was disturbed least.
 """
 
 import argparse
@@ -36,6 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--requests", default="32")
     parser.add_argument("--max-tokens", default="64")
+    parser.add_argument("--repeats", default="4")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         port, model = Path(folder) / "mixtral.py", Path(folder) / "model"
@@ -48,7 +52,7 @@ def main() -> None:
         cli.main(
             ["bench", str(port), "--model", str(model), "--engine", "porter"]
             + ["--engine", "hf", "--requests", options.requests]
-            + ["--max-tokens", options.max_tokens]
+            + ["--max-tokens", options.max_tokens, "--repeats", options.repeats]
         )
 
 

@@ -107,11 +107,11 @@ def bind_caches(vllm_config: VllmConfig, num_blocks: int) -> None:
 def _new_cache(
     shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor:
-    """[num_blocks, block_size, num_kv_heads, size]. On a GPU a block's slots of one
-    head lie together, as one program reads them."""
-    if device.type == "cpu":
-        return torch.zeros(shape, dtype=dtype)
+    """[num_blocks, block_size, num_kv_heads, size], in memory as it is read: on a GPU by
+    a program for each head of a block, on a CPU head by head of a whole sequence."""
     blocks, slots, heads, size = shape
+    if device.type == "cpu":
+        return torch.zeros(heads, blocks, slots, size, dtype=dtype).permute(1, 2, 0, 3)
     cache = torch.zeros(blocks, heads, slots, size, dtype=dtype, device=device)
     return cache.transpose(1, 2)
 

@@ -142,18 +142,25 @@ def _decode_in_place(
     options: AttentionOptions,
 ) -> torch.Tensor:
     """Decodes one by one, with as few operations as can be around each one's product."""
-    key, value = (
-        c.flatten(0, 1).transpose(0, 1)[None] for c in (key_cache, value_cache)
-    )
-    grouped = query.unflatten(1, (key.shape[1], -1))
+    key, value = (c.flatten(0, 1).transpose(0, 1) for c in (key_cache, value_cache))
+    grouped = query.unflatten(1, (len(key), -1))  # [count, kv heads, group, head]
+    # Two plain products are quicker than the fused operation for a query or two a head,
+    # but their scores have the operands' dtype.
+    plainly = query.dtype == torch.float32
+    if plainly:
+        grouped = grouped * options.scale
     made = []
     for i in range(len(query)):
         seq_len = metadata.seq_lens[i]
         start = _first_key(seq_len, 1, options)
-        at = (2, metadata.first_slots[i] + start, seq_len - start)
+        at = (1, metadata.first_slots[i] + start, seq_len - start)
         keys, values = key.narrow(*at), value.narrow(*at)
-        made.append(_sdpa(grouped[i : i + 1], keys, values, options.scale))
-    return torch.cat(made).flatten(1, 2)
+        if plainly:
+            scores = torch.bmm(grouped[i], keys.transpose(1, 2))
+            made.append(torch.bmm(scores.softmax(-1), values))
+        else:
+            made.append(_sdpa(grouped[i], keys, values, options.scale))
+    return torch.stack(made).flatten(1, 2)
 
 
 def _attend_sequence(
