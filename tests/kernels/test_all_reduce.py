@@ -61,6 +61,14 @@ def test_all_ranks_get_the_sum(
             assert torch.equal(output, outputs[0])
 
 
+def test_what_is_left_to_nccl() -> None:
+    memory = Ranks(2, torch.float32).memories[0]
+    x = torch.zeros(2, HALF // 2, device=DEVICE)
+    assert memory.fits(x) and memory.fits(x.bfloat16())
+    others = (torch.zeros(HALF + 1, device=DEVICE), x.long(), x.double(), x.t())
+    assert not any(memory.fits(other) for other in others)
+
+
 @pytest.mark.skipif(DEVICE == "cpu", reason="ranks that wait for each other")
 @pytest.mark.parametrize("two_shot", [False, True])
 def test_ranks_on_streams_wait_for_each_other(two_shot: bool) -> None:

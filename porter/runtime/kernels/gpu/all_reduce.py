@@ -157,8 +157,10 @@ class PeerMemory:
         )  # fmt: skip
 
     def fits(self, x: torch.Tensor) -> bool:
-        """Whether peer memory is the way for x; NCCL's ring is for larger ones."""
-        return x.numel() <= self.half and x.is_contiguous()
+        """Whether peer memory is the way for x; NCCL is for larger ones, and for what
+        sums in fp32 wouldn't be exact for."""
+        narrow = x.is_floating_point() and x.element_size() <= 4
+        return narrow and x.numel() <= self.half and x.is_contiguous()
 
     def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
         """The sum over all ranks, out of place."""
