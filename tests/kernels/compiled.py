@@ -32,8 +32,9 @@ _TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 @dataclass(frozen=True)
 class Compiled:
     """registers: of a thread. stack: bytes of local memory. products: kinds of matrix
-    instruction. shared: bytes of shared memory of a program. bulk: whether
-    the copy engine loads tiles."""
+    instruction. shared: bytes of shared memory of a program. async_copies: whether
+    tiles are loaded ahead. before_turn: whether it asks for memory while the kernel in
+    front of it still runs."""
 
     case: str
     kernel: str
@@ -44,6 +45,7 @@ class Compiled:
     shared: int
     products: tuple[str, ...]
     async_copies: bool
+    before_turn: bool
 
 
 class _NoDevice:
@@ -100,6 +102,7 @@ def describe(case: str, name: str, kernel: Any) -> Compiled:
         kernel.metadata.shared,
         tuple(sorted(set(re.findall(r"\b(HGMMA|HMMA|IMMA)\b", code)))),
         "LDGSTS" in code or "UTMALDG" in code,
+        "prefetch.L2" in kernel.asm["ptx"].partition("griddepcontrol.wait")[0],
     )
 
 

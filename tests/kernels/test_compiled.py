@@ -34,6 +34,7 @@ def test_attention_uses_the_matrix_units_and_loads_ahead() -> None:
             assert "HMMA" in result["products"], case  # 16 rows
         if kind in ("decode", "prefill"):
             assert result["async_copies"], case
+        assert result["before_turn"] == (kind == "decode"), case
 
 
 @pytest.mark.xdist_group("compiled kernels")
