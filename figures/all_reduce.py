@@ -91,7 +91,10 @@ def _measure(memory: Any, count: int, rank: int, world: int) -> dict[str, Any]:
 
 
 def _microseconds(call: Any) -> float:
-    """Of one call, the median of several timings; the slowest rank's."""
+    """Of one call, the median of several timings; the slowest rank's.
+
+    Not `gpu_clock.seconds_a_call`: it chooses how often to call, and ranks must agree.
+    """
     call()
     torch.cuda.synchronize()
     dist.barrier()

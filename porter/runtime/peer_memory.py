@@ -14,7 +14,6 @@ import torch.distributed as dist
 # take 11.9 us for 512 KiB and 18.0 for 1 MiB, NCCL 14.0 and 17.7 (figures/all_reduce.py).
 # Four buffers of so many elements are taken on each GPU.
 HALF = 1 << 18
-_WIDEST = 4  # bytes of an element
 
 
 def join_peer_memory(handle: Any, ranks: tuple[int, ...]) -> Any:
@@ -42,12 +41,16 @@ def _mapped(handle: Any) -> Any:
     try:
         from torch.distributed import _symmetric_memory as symm_mem
 
-        from porter.runtime.kernels.gpu.all_reduce import PeerMemory, flags_needed
+        from porter.runtime.kernels.gpu.all_reduce import (
+            WIDEST,
+            PeerMemory,
+            flags_needed,
+        )
     except ImportError:
         return None
     world = dist.get_world_size(handle)
     device = torch.device("cuda", torch.cuda.current_device())
-    buffer_bytes = 2 * HALF * _WIDEST
+    buffer_bytes = 2 * HALF * WIDEST
     try:
         buffers = symm_mem.empty(2 * buffer_bytes, dtype=torch.uint8, device=device)
         flags = symm_mem.empty(flags_needed(world), dtype=torch.int32, device=device)

@@ -25,6 +25,7 @@ from porter.runtime.kernels.gpu.device import interpreting
 # Programs of a launch; all must fit on the device together.
 PROGRAMS = 32
 _BLOCK = 2048
+WIDEST = 4  # bytes of an element: sums are fp32
 # Ranks whose numbers are added in one shot up to this many bytes; above, in two.
 ONE_SHOT_BYTES = {2: 1 << 20, 4: 512 << 10, 8: 256 << 10}
 STEPS = ("put", "add", "fetch")
@@ -159,7 +160,7 @@ class PeerMemory:
     def fits(self, x: torch.Tensor) -> bool:
         """Whether peer memory is the way for x; NCCL is for larger ones, and for what
         sums in fp32 wouldn't be exact for."""
-        narrow = x.is_floating_point() and x.element_size() <= 4
+        narrow = x.is_floating_point() and x.element_size() <= WIDEST
         return narrow and x.numel() <= self.half and x.is_contiguous()
 
     def all_reduce(self, x: torch.Tensor) -> torch.Tensor:

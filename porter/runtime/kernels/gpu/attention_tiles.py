@@ -5,10 +5,21 @@ of each query row is its peak score, the sum of exp2(score - peak) and the weigh
 sum of values (Milakov and Gimelshein, arXiv 1805.02867).
 """
 
+import torch
 import triton
 import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)
+
+
+def rows_aligned(*caches: torch.Tensor) -> bool:
+    """Whether each head's row in each slot is whole lines of 16 bytes, which is what
+    the copy engine and prefetches move."""
+    return all(
+        size * cache.element_size() % 16 == 0
+        for cache in caches
+        for size in (cache.storage_offset(), cache.shape[-1], *cache.stride()[:3])
+    )
 
 
 @triton.jit

@@ -19,6 +19,7 @@ from porter.runtime.kernels.gpu.attention_tiles import (
     LOG2E,
     attend_tiles,
     finish_rows,
+    rows_aligned,
 )
 from porter.runtime.kernels.gpu.device import (
     early_launch,
@@ -349,18 +350,9 @@ def paged_decode(
         WINDOWED=options.sliding_window is not None,
         CAPPED=bool(options.logits_soft_cap), ALIBI=options.alibi_slopes is not None,
         SINKS=options.sinks is not None, WIDE=wide,
-        AHEAD=shape.ahead if _rows_aligned(key_cache, value_cache) else 0,
+        AHEAD=shape.ahead if rows_aligned(key_cache, value_cache) else 0,
         num_warps=shape.num_warps, num_stages=shape.num_stages, **early_launch(),
     )  # fmt: skip
-
-
-def _rows_aligned(*caches: torch.Tensor) -> bool:
-    """Whether each head's row in each slot is whole lines of 16 bytes."""
-    return all(
-        size * cache.element_size() % 16 == 0
-        for cache in caches
-        for size in (cache.storage_offset(), cache.shape[-1], *cache.stride()[:3])
-    )
 
 
 def _shape_for(wide: bool, size: int, lines: int) -> DecodeShape:

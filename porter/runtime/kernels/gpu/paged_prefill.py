@@ -17,6 +17,7 @@ from porter.runtime.kernels.gpu.attention_tiles import (
     LOG2E,
     attend_tiles,
     finish_rows,
+    rows_aligned,
 )
 from porter.runtime.kernels.gpu.device import interpreting
 from porter.runtime.kernels.paged_attention import AttentionOptions
@@ -201,12 +202,9 @@ def _can_load_whole(
     size is a power of two, at addresses that are multiples of 16 bytes."""
     for cache in (key_cache, value_cache):
         size = cache.shape[-1]
-        aligned = all(
-            stride * cache.element_size() % 16 == 0 for stride in cache.stride()[:3]
-        )
-        if cache.shape[1] % tile or size & (size - 1) or size > 128 or not aligned:
+        if cache.shape[1] % tile or size & (size - 1) or size > 128:
             return False
-    return True
+    return rows_aligned(key_cache, value_cache)
 
 
 def _descriptor(cache: torch.Tensor, tile: int) -> TensorDescriptor:
