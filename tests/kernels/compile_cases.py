@@ -18,10 +18,15 @@ def cache(size: int, page: int) -> torch.Tensor:
 
 
 def decode(
-    group: int, size: int, page: int = 64, size_v: int | None = None, **options: Any
+    group: int,
+    size: int,
+    page: int = 64,
+    size_v: int | None = None,
+    num_seqs: int = 16,
+    **options: Any,
 ) -> None:
-    query = torch.empty(16, 8 * group, size, dtype=BF16)
-    output = torch.empty(16, 8 * group, size_v or size, dtype=BF16)
+    query = torch.empty(num_seqs, 8 * group, size, dtype=BF16)
+    output = torch.empty(num_seqs, 8 * group, size_v or size, dtype=BF16)
     tables = torch.zeros(16, 32, dtype=torch.int32)
     lens = torch.ones(16, dtype=torch.int32)
     paged_decode(
@@ -55,6 +60,8 @@ CASES: dict[str, Callable[[], None]] = {
     "decode 64 group 1": partial(decode, 1, 64),
     "decode 256 group 2": partial(decode, 2, 256),
     "decode 192/128": partial(decode, 4, 192, size_v=128),
+    "decode 128 single": partial(decode, 4, 128, num_seqs=1),
+    "decode 64 single group 8": partial(decode, 8, 64, num_seqs=1),
     "decode 128 window sinks": partial(
         decode, 8, 128, sliding_window=128, sinks=torch.zeros(64)
     ),

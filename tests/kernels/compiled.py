@@ -102,8 +102,15 @@ def describe(case: str, name: str, kernel: Any) -> Compiled:
         kernel.metadata.shared,
         tuple(sorted(set(re.findall(r"\b(HGMMA|HMMA|IMMA)\b", code)))),
         "LDGSTS" in code or "UTMALDG" in code,
-        "prefetch.L2" in kernel.asm["ptx"].partition("griddepcontrol.wait")[0],
+        _loads_before_turn(kernel.asm["ptx"]),
     )
+
+
+def _loads_before_turn(ptx: str) -> bool:
+    """Whether tiles are asked for between the wait of programs that read the newest key
+    at once and the wait of all others."""
+    waits = ptx.split("griddepcontrol.wait")
+    return len(waits) > 2 and "cp.async" in waits[1]
 
 
 def _run(tool: str, *arguments: Any) -> str:

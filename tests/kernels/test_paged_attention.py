@@ -85,7 +85,7 @@ def test_sizes_of_heads(size: int, size_v: int) -> None:
     check([(1, 70), (19, 33)], size=size, size_v=size_v)
 
 
-@pytest.mark.parametrize(
+OPTIONS = pytest.mark.parametrize(
     "options",
     [
         {"sliding_window": 1},
@@ -104,8 +104,16 @@ def test_sizes_of_heads(size: int, size_v: int) -> None:
     ],
     ids=lambda options: "+".join(options),
 )
+
+
+@OPTIONS
 def test_options(options: dict[str, Any]) -> None:
     check(MIXED, **options)
+
+
+@OPTIONS
+def test_options_of_one_sequence(options: dict[str, Any]) -> None:
+    check([(1, 130)], **options)
 
 
 def test_keys_divided_among_programs_any_way() -> None:
@@ -152,6 +160,64 @@ def test_one_sequence_in_equal_parts(length: int, programs: int) -> None:
     assert_near(output, (weights @ value).flatten(0, 1)[None])
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("lens", [[1], [64], [65], [700], [700, 33, 1]], ids=str)
+def test_the_newest_key_is_seen(lens: list[int], dtype: torch.dtype) -> None:
+    """Though the kernel that writes it is still running when keys are asked for, and
+    whatever an earlier launch left in the workspace."""
+    from porter.runtime.kernels.gpu.paged_decode import paged_decode
+    from porter.runtime.kernels.gpu.store_kv import store_kv
+
+    count, width = len(lens), 11
+    tables = torch.randperm(count * width).view(count, width)
+    last = torch.tensor(lens) - 1
+    slots = tables[torch.arange(count), last // 64] * 64 + last % 64
+    tables, slots = tables.to(DEVICE, torch.int32), slots.to(DEVICE)
+    query = torch.randn(count, 8, 64).to(DEVICE, dtype)
+    keys, values = (
+        torch.randn(count * width, 2, 64, 64).to(DEVICE, dtype).transpose(1, 2)
+        for _ in range(2)
+    )
+    seq_lens = torch.tensor(lens, dtype=torch.int32, device=DEVICE)
+    newest = torch.zeros(count, 2, 64, device=DEVICE, dtype=dtype)
+    output = torch.empty_like(query)
+
+    def step() -> None:
+        newest.neg_()  # not launched early, as what comes between two steps
+        store_kv(newest, newest, keys, values, slots)
+        paged_decode(
+            query, keys, values, tables, seq_lens, AttentionOptions(0.3), output
+        )
+
+    def expected() -> torch.Tensor:
+        rows = []
+        for i, length in enumerate(lens):
+            key, value = (
+                x[tables[i].long()].flatten(0, 1)[:length].transpose(0, 1).float()
+                for x in (keys, values)
+            )
+            heads = query[i].float().unflatten(0, (2, 4))
+            weights = (0.3 * heads @ key.transpose(1, 2)).softmax(-1)
+            rows.append((weights @ value).flatten(0, 1))
+        return torch.stack(rows)
+
+    step()
+    run = step
+    if DEVICE != "cpu":
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for _ in range(3):
+                step()
+        run = graph.replay
+    for strength in (
+        (1.0, 2.0) if DEVICE == "cpu" else torch.linspace(1, 3, 30).tolist()
+    ):
+        newest.copy_(query.unflatten(1, (2, 4))[:, :, 0] * strength)
+        output.fill_(float("nan"))
+        run()
+        assert_near(output, expected())
+
+
 @pytest.mark.parametrize("programs", [1, 2, 7])
 def test_rows_that_fill_a_batch_up_are_zero(programs: int) -> None:
     """And change nothing of the others, which have them behind themselves."""
@@ -188,4 +254,6 @@ def test_long_prefills_start_first() -> None:
 @pytest.mark.parametrize("size", [64, 96, 128, 256])
 def test_long_sequences(dtype: torch.dtype, page: int, size: int) -> None:
     check(LONG, 16, 4, size, page=page, dtype=dtype)
+    check(LONG[:1], 16, 4, size, page=page, dtype=dtype)
+    check(LONG[:1], 5, 1, size, page=page, dtype=dtype)
     check(LONG, 16, 4, size, page=page, dtype=dtype, sliding_window=130)

@@ -9,12 +9,14 @@ import torch
 import triton
 import triton.language as tl
 
+from porter.runtime.kernels.gpu.device import wait_for_turn
+
 LOG2E = tl.constexpr(1.4426950408889634)
 
 
 def rows_aligned(*caches: torch.Tensor) -> bool:
     """Whether each head's row in each slot is whole lines of 16 bytes, which is what
-    the copy engine and prefetches move."""
+    the copy engine moves."""
     return all(
         size * cache.element_size() % 16 == 0
         for cache in caches
@@ -77,6 +79,7 @@ def attend_tiles(
     PAGE: tl.constexpr, TILE: tl.constexpr,
     MASKED: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr,
     ALIBI: tl.constexpr, WIDE: tl.constexpr, BULK: tl.constexpr = False,
+    WAITS: tl.constexpr = False, query_ptrs=None, query_mask=None,
 ):  # fmt: skip
     """The state of each query row after the keys of positions begin to end.
 
@@ -84,7 +87,8 @@ def attend_tiles(
     query: [rows, BLOCK_D]. begin is a multiple of TILE. MASKED: whether some row may
     not see some key of these tiles. WIDE: products of fp32 operands. BULK: key_ptr and
     value_ptr are tensor descriptors of [blocks, heads, slots, size], and the copy engine
-    loads tiles whole.
+    loads tiles whole. WAITS: the kernel waits for its turn only when the first tiles are
+    under way, and reads the queries from query_ptrs then; `query` gives their type.
     """
     columns = tl.arange(0, BLOCK_D)
     value_columns = tl.arange(0, BLOCK_V)
@@ -102,6 +106,10 @@ def attend_tiles(
             key = load_tile(
                 pointers, start, seq_len, columns, SIZE, BLOCK_D, TILE, MASKED
             )
+        if WAITS:
+            if start == begin:
+                wait_for_turn(True)
+                query = tl.load(query_ptrs, mask=query_mask, other=0.0)
         if WIDE:
             key = key.to(tl.float32)
         scores = tl.dot(query, tl.trans(key), input_precision="ieee")
@@ -164,3 +172,18 @@ def finish_rows(output, peak, total, sinks_ptr, heads, inside, SINKS: tl.constex
         total = total * fade + tl.exp2(sinks - level)
         output = output * fade[:, None]
     return output / total[:, None]
+
+
+@triton.jit
+def store_rows(
+    output_ptr, output, peak, total, sinks_ptr, heads, inside, stride_head,
+    SIZE_V: tl.constexpr, BLOCK_V: tl.constexpr, SINKS: tl.constexpr,
+):  # fmt: skip
+    """Rows that have seen all keys, to the heads that they are."""
+    output = finish_rows(output, peak, total, sinks_ptr, heads, inside, SINKS)
+    columns = tl.arange(0, BLOCK_V)
+    tl.store(
+        output_ptr + heads[:, None] * stride_head + columns[None, :],
+        output.to(output_ptr.dtype.element_ty),
+        mask=inside[:, None] & (columns < SIZE_V)[None, :],
+    )

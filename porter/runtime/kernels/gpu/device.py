@@ -47,26 +47,11 @@ def wait_for_turn(EARLY: tl.constexpr):
     """What follows sees all that earlier kernels wrote.
 
     Before it a kernel may read what no early kernel writes: weights, and the batch's
-    lengths and tables, which copies and torch's own kernels write.
+    lengths and tables, which copies and torch's own kernels write. As those stand between
+    two steps, it may read what an earlier step has written too: all keys but the newest.
     """
     if EARLY:
         gdc_wait()
-
-
-@triton.jit
-def prefetch_rows(rows, wanted, BYTES: tl.constexpr):
-    """Ask for rows of BYTES (a multiple of 16) to be brought into the GPU's cache.
-
-    rows: pointers, 16 bytes aligned; wanted: which of them. Nothing waits, and rows that
-    are written meanwhile are seen as written.
-    """
-    tl.inline_asm_elementwise(
-        "{.reg .pred p; setp.ne.s32 p, $2, 0; "
-        "@p cp.async.bulk.prefetch.L2.global [$1], $3; mov.u32 $0, 0;}",
-        "=r,l,r,r",
-        [rows.to(tl.int64), wanted.to(tl.int32), BYTES],
-        dtype=tl.int32, is_pure=False, pack=1,
-    )  # fmt: skip
 
 
 def early_launch() -> dict[str, Any]:

@@ -4,7 +4,8 @@ Every program takes an equal share of all work: the tiles of all sequences and k
 stand in one row, and program i of n takes the i-th n-th of it. So long and short
 sequences, one or hundreds, fill the GPU alike, and the grid is the same for any lengths,
 which is what a CUDA graph needs. A share can end inside a sequence: its parts are kept
-aside, and whoever finishes the last part puts them together.
+aside, and whoever finishes the last part puts them together. A batch of one has a kernel
+of its own (`single_decode`).
 
 The query heads of one kv head are the rows of one matrix product.
 """
@@ -15,17 +16,12 @@ import torch
 import triton
 import triton.language as tl
 
-from porter.runtime.kernels.gpu.attention_tiles import (
-    LOG2E,
-    attend_tiles,
-    finish_rows,
-    rows_aligned,
-)
+from porter.runtime.kernels.gpu import single_decode
+from porter.runtime.kernels.gpu.attention_tiles import LOG2E, attend_tiles, store_rows
 from porter.runtime.kernels.gpu.device import (
     early_launch,
     interpreting,
     let_next_come,
-    prefetch_rows,
     sm_count,
     wait_for_turn,
 )
@@ -36,24 +32,23 @@ _TILES_A_PART = 0.25
 # Beginning a line (a sequence's keys, as one kv head's queries read them) takes as long
 # as reading so many tiles: its first loads wait for each other.
 _TILES_A_LINE = 1
-# Lines up to which programs have an SM each: so few are read in long parts, and a second
-# program beside costs more than it brings. Measured on an H200, heads of 128: one
-# sequence of 32k tokens takes 42 us instead of 49.
-_FEW_LINES = 16
 _MAX_ROWS = 64
 _IN_FLIGHT = 8  # parts on their way while they are put together
 
 
 @dataclass(frozen=True)
 class DecodeShape:
-    """How one launch is cut: keys a tile, warps, loads in flight, programs an SM, tiles
-    that a program asks for before its turn."""
+    """How one launch is cut: keys a tile, warps, loads in flight, programs an SM.
+
+    The shared memory that tiles in flight take should leave room for no more programs
+    than that: where more of the next launch fit, they gather on some SMs, and others
+    idle (one sequence of 32k tokens, 3 of 2: 43 us instead of 37 on an H200).
+    """
 
     tile: int = 64
     num_warps: int = 4
     num_stages: int = 3
     programs_per_sm: int = 2
-    ahead: int = 4
 
 
 @triton.jit
@@ -97,50 +92,11 @@ def _store_line(
 ):  # fmt: skip
     """The first HERE rows of a line, to the heads that they are."""
     row_of_group = (line % GROUPS) * ROWS + tl.arange(0, HERE)
-    inside = row_of_group < GROUP
-    heads = line // GROUPS * GROUP + row_of_group
-    output = finish_rows(output, peak, total, sinks_ptr, heads, inside, SINKS)
-    columns = tl.arange(0, BLOCK_V)
-    tl.store(
-        output_ptr + heads[:, None] * stride_head + columns[None, :],
-        output.to(output_ptr.dtype.element_ty),
-        mask=inside[:, None] & (columns < SIZE_V)[None, :],
-    )
-
-
-@triton.jit
-def _prefetch(
-    key_ptr, value_ptr, table, seq_len, begin, stop, before_line, window,
-    key_stride_block, key_stride_slot, key_stride_head,
-    value_stride_block, value_stride_slot, value_stride_head,
-    GROUPS: tl.constexpr, SIZE: tl.constexpr, SIZE_V: tl.constexpr,
-    PAGE: tl.constexpr, TILE: tl.constexpr, WINDOWED: tl.constexpr,
-    AHEAD: tl.constexpr,
-):  # fmt: skip
-    """Bring the first AHEAD tiles of a share near, which is begin to stop of its sequence.
-
-    A key that an earlier kernel is about to write is seen as written all the same.
-    """
-    first_tile = 0
-    if WINDOWED:
-        first_tile = tl.maximum(seq_len - window, 0) // TILE
-    count = (seq_len + TILE - 1) // TILE - first_tile + before_line
-    line = begin // count
-    tiles_begin = line * count + before_line
-    tile = first_tile + tl.maximum(begin - tiles_begin, 0)
-    end_tile = first_tile + tl.minimum(stop - tiles_begin, count - before_line)
-    positions = tile * TILE + tl.arange(0, AHEAD * TILE)
-    wanted = positions < tl.minimum(end_tile * TILE, seq_len)
-    pages = tl.load(table + positions // PAGE, mask=wanted, other=0).to(tl.int64)
-    slots, head = positions % PAGE, line // GROUPS
-    keys = key_ptr + pages * key_stride_block + head * key_stride_head
-    key_bytes: tl.constexpr = SIZE * key_ptr.dtype.element_ty.primitive_bitwidth // 8
-    prefetch_rows(keys + slots * key_stride_slot, wanted, key_bytes)
-    values = value_ptr + pages * value_stride_block + head * value_stride_head
-    value_bytes: tl.constexpr = (
-        SIZE_V * value_ptr.dtype.element_ty.primitive_bitwidth // 8
-    )
-    prefetch_rows(values + slots * value_stride_slot, wanted, value_bytes)
+    store_rows(
+        output_ptr, output, peak, total, sinks_ptr,
+        line // GROUPS * GROUP + row_of_group, row_of_group < GROUP,
+        stride_head, SIZE_V, BLOCK_V, SINKS,
+    )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["num_seqs", "window", "table_stride"])
@@ -155,9 +111,9 @@ def _decode(
     REAL: tl.constexpr, IN_FLIGHT: tl.constexpr, SIZE: tl.constexpr, SIZE_V: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
     PAGE: tl.constexpr, TILE: tl.constexpr, BLOCK_SEQS: tl.constexpr,
-    TILES_A_PART: tl.constexpr, TILES_A_LINE: tl.constexpr, ALONE: tl.constexpr,
+    TILES_A_PART: tl.constexpr, TILES_A_LINE: tl.constexpr,
     WINDOWED: tl.constexpr, CAPPED: tl.constexpr, ALIBI: tl.constexpr,
-    SINKS: tl.constexpr, WIDE: tl.constexpr, AHEAD: tl.constexpr, EARLY: tl.constexpr,
+    SINKS: tl.constexpr, WIDE: tl.constexpr, STAGES: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     GROUPS: tl.constexpr = (GROUP + ROWS - 1) // ROWS
     LINES: tl.constexpr = KV_HEADS * GROUPS  # reads of a sequence's keys
@@ -174,34 +130,18 @@ def _decode(
     longest = tl.max(tiles, 0)
     least = tl.sqrt(longest.to(tl.float32) * TILES_A_PART).to(tl.int32)
     least = tl.maximum(least, 1)
-    if ALONE:
-        # Every line in as many parts, so that no program has two to begin.
-        parts = tl.maximum(tl.minimum(programs // LINES, longest // least), 1)
-        share = (longest + parts - 1) // parts
-        before_line = parts * share - longest
-    else:
-        before_line = TILES_A_LINE
-        all_tiles = tl.sum(tl.where(tiles > 0, tiles + before_line, 0), 0) * LINES
-        share = tl.maximum((all_tiles + programs - 1) // programs, least)
-    weights = tl.where(tiles > 0, tiles + before_line, 0)
-    ends = tl.cumsum(weights, 0) * LINES
+    weights = tl.where(tiles > 0, tiles + TILES_A_LINE, 0)
     all_weights = tl.sum(weights, 0) * LINES
+    share = tl.maximum((all_weights + programs - 1) // programs, least)
+    ends = tl.cumsum(weights, 0) * LINES
     at = pid * share
     stop = tl.minimum(at + share, all_weights)
     seq = tl.sum((ends <= at).to(tl.int32), 0)
     seq_begin = tl.sum(tl.where(seqs < seq, weights, 0), 0) * LINES
 
-    if EARLY and AHEAD > 0:
-        if at < stop:
-            _prefetch(
-                key_ptr, value_ptr, table_ptr + seq.to(tl.int64) * table_stride,
-                tl.load(lens_ptr + seq), at - seq_begin, stop - seq_begin,
-                before_line, window,
-                key_stride_block, key_stride_slot, key_stride_head,
-                value_stride_block, value_stride_slot, value_stride_head,
-                GROUPS, SIZE, SIZE_V, PAGE, TILE, WINDOWED, AHEAD,
-            )  # fmt: skip
-    wait_for_turn(EARLY)
+    LATE: tl.constexpr = EARLY and not WIDE
+    if not LATE:
+        wait_for_turn(EARLY)
 
     rows = tl.arange(0, ROWS)
     columns, value_columns = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_V)
@@ -212,13 +152,13 @@ def _decode(
         first_tile = 0
         if WINDOWED:
             first_tile = tl.maximum(seq_len - window, 0) // TILE
-        count = (seq_len + TILE - 1) // TILE - first_tile + before_line
+        count = (seq_len + TILE - 1) // TILE - first_tile + TILES_A_LINE
         line = (at - seq_begin) // count
         line_begin = seq_begin + line * count
         line_end = line_begin + count
         until = tl.minimum(stop, line_end)
         # Where the line's tiles begin in the row of all work, and which are this part's.
-        tiles_begin = line_begin + before_line
+        tiles_begin = line_begin + TILES_A_LINE
         begins, ends_line = at <= tiles_begin, until == line_end
         tile = first_tile + tl.maximum(at - tiles_begin, 0)
         end_tile = first_tile + tl.maximum(until - tiles_begin, 0)
@@ -229,11 +169,14 @@ def _decode(
         query_offsets = (
             seq.to(tl.int64) * query_stride_token + heads[:, None] * query_stride_head
         )
-        query = tl.load(
-            query_ptr + query_offsets + columns[None, :],
-            mask=inside[:, None] & (columns < SIZE)[None, :],
-            other=0.0,
-        )
+        query_ptrs = query_ptr + query_offsets + columns[None, :]
+        query_mask = inside[:, None] & (columns < SIZE)[None, :]
+        if LATE:
+            query = tl.zeros([ROWS, BLOCK_D], query_ptr.dtype.element_ty)
+            if ends_line & (end_tile - tile < STAGES):  # the newest key's
+                wait_for_turn(EARLY)
+        else:
+            query = tl.load(query_ptrs, mask=query_mask, other=0.0)
         if WIDE:
             query = query.to(tl.float32)
         slopes = tl.zeros([ROWS], tl.float32)
@@ -252,7 +195,7 @@ def _decode(
             key_stride_block, key_stride_slot, key_stride_head,
             value_stride_block, value_stride_slot, value_stride_head,
             SIZE, SIZE_V, BLOCK_D, BLOCK_V, PAGE, TILE,
-            True, WINDOWED, CAPPED, ALIBI, WIDE,
+            True, WINDOWED, CAPPED, ALIBI, WIDE, False, LATE, query_ptrs, query_mask,
         )  # fmt: skip
         complete = begins & ends_line
         if (not complete) & (end_tile > tile):
@@ -290,6 +233,7 @@ def _decode(
         if at == seq_begin + count * LINES:
             seq_begin = at
             seq += 1
+    wait_for_turn(EARLY)
     for filler in range(pid, num_seqs, programs):
         if tl.load(lens_ptr + filler) == 0:  # it only fills the batch up
             for head in range(0, KV_HEADS * GROUP, ROWS):
@@ -330,38 +274,55 @@ def paged_decode(
     real = min(triton.next_power_of_2(group), rows)
     block_v = max(16, triton.next_power_of_2(size_v))
     lines = num_seqs * kv_heads * -(-group // rows)
-    shape = shape or _shape_for(wide, max(size, size_v), lines)
+    shape = shape or _shape_for(wide, max(size, size_v), num_seqs == 1)
     programs = num_programs or sm_count(query.device) * shape.programs_per_sm
-    parts, states, arrived = _workspace(query.device, programs, real, block_v, lines)
+    tensors = (output, query, key_cache, value_cache, block_tables, seq_lens)
     fold = options.scale if options.logits_soft_cap else options.scale * LOG2E.value
-    _decode[(programs,)](
-        output, query, key_cache, value_cache, block_tables, seq_lens,
-        options.sinks, options.alibi_slopes, parts, states, arrived,
-        num_seqs, fold, options.logits_soft_cap or 0.0, options.sliding_window or 0,
-        query.stride(0), query.stride(1), output.stride(0), output.stride(1),
-        *key_cache.stride()[:3], *value_cache.stride()[:3], block_tables.stride(0),
+    scales = (fold, options.logits_soft_cap or 0.0, options.sliding_window or 0)
+    cache_strides = (*key_cache.stride()[:3], *value_cache.stride()[:3])
+    constants = dict(
         KV_HEADS=kv_heads, GROUP=group, ROWS=rows, REAL=real,
-        IN_FLIGHT=_IN_FLIGHT, SIZE=size, SIZE_V=size_v,
+        SIZE=size, SIZE_V=size_v,
         BLOCK_D=max(16, triton.next_power_of_2(size)), BLOCK_V=block_v,
         PAGE=block_size, TILE=shape.tile,
-        BLOCK_SEQS=triton.next_power_of_2(num_seqs),
-        TILES_A_PART=_TILES_A_PART, TILES_A_LINE=_TILES_A_LINE,
-        ALONE=num_seqs == 1 and programs >= lines,
         WINDOWED=options.sliding_window is not None,
         CAPPED=bool(options.logits_soft_cap), ALIBI=options.alibi_slopes is not None,
-        SINKS=options.sinks is not None, WIDE=wide,
-        AHEAD=shape.ahead if rows_aligned(key_cache, value_cache) else 0,
+        SINKS=options.sinks is not None, WIDE=wide, STAGES=shape.num_stages,
         num_warps=shape.num_warps, num_stages=shape.num_stages, **early_launch(),
+    )  # fmt: skip
+    if num_seqs == 1 and programs >= lines:
+        # Every line in as many parts, so that no program has two to begin.
+        parts = single_decode.most_parts(programs, lines)
+        columns = min(block_v, single_decode.COLUMNS_AT_ONCE)
+        pieces = real * block_v // columns
+        places = single_decode.workspace(query.device, lines * parts * real * block_v)
+        single_decode.decode_single[(lines * parts,)](
+            *tensors, options.sinks, options.alibi_slopes, places, *scales,
+            query.stride(1), output.stride(1), *cache_strides,
+            MOST_PARTS=parts,
+            READERS=single_decode.readers(pieces, lines, sm_count(query.device)),
+            COLUMNS=columns, AT_ONCE=single_decode.PARTS_AT_ONCE,
+            **constants,
+        )  # fmt: skip
+        return
+    workspace = _workspace(query.device, programs, real, block_v, lines)
+    _decode[(programs,)](
+        *tensors, options.sinks, options.alibi_slopes, *workspace, num_seqs, *scales,
+        query.stride(0), query.stride(1), output.stride(0), output.stride(1),
+        *cache_strides, block_tables.stride(0),
+        IN_FLIGHT=_IN_FLIGHT, BLOCK_SEQS=triton.next_power_of_2(num_seqs),
+        TILES_A_PART=_TILES_A_PART, TILES_A_LINE=_TILES_A_LINE,
+        **constants,
     )  # fmt: skip
 
 
-def _shape_for(wide: bool, size: int, lines: int) -> DecodeShape:
+def _shape_for(wide: bool, size: int, alone: bool) -> DecodeShape:
     if wide:
         return DecodeShape(tile=32, num_stages=2)
     if size > 128:
         return DecodeShape(tile=32, num_stages=4)
-    if lines <= _FEW_LINES:
-        return DecodeShape(num_stages=4, programs_per_sm=1, ahead=2)
+    if alone:
+        return DecodeShape(num_stages=4 if size > 64 else 7)
     return DecodeShape()
 
 

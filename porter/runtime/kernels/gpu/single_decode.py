@@ -1,0 +1,212 @@
+"""Attention of one query token over a single sequence's paged cache.
+
+Every line of the sequence (its keys, as one kv head's queries read them) is cut into as
+many parts, one a program. So all programs finish at about the same time, and what comes
+after the last key counts: no program is elected to put the parts together, which would
+take one trip to memory to count them and others to read them. Instead a line's last
+programs take a piece of a row each and read its parts until all are there. A part's own
+bits tell: its place holds what no part is until it is written, and whoever reads it puts
+that back (as TensorRT-LLM's Lamport all-reduce does).
+
+Programs that wait are fewer than the GPU's SMs, so those they wait for find a place.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from porter.runtime.kernels.gpu.attention_tiles import (
+    LOG2E,
+    attend_tiles,
+    store_rows,
+)
+from porter.runtime.kernels.gpu.device import (
+    interpreting,
+    let_next_come,
+    wait_for_turn,
+)
+
+# Parts, and columns of each, that a program reads at once: 32 registers a thread.
+PARTS_AT_ONCE = 32
+COLUMNS_AT_ONCE = 64
+_ABSENT = tl.constexpr(-1)  # what no part is: its level would be this NaN
+
+
+@triton.jit
+def _leave(places, output, peak, total, mask):
+    """Store rows' means [rows, columns] and how much they weigh, for who may wait.
+
+    A column and its row's level (the log2 of its total) are one element of 64 bits, which
+    is seen whole or not at all.
+    """
+    level = (peak + tl.log2(total)).to(tl.int32, bitcast=True)
+    level = tl.where(level == _ABSENT, 0x7FFFFFFF, level).to(tl.int64) << 32
+    mean = output / tl.where(total > 0, total, 1.0)[:, None]
+    mean = mean.to(tl.int32, bitcast=True)
+    tl.store(places, level[:, None] | (mean.to(tl.int64) & 0xFFFFFFFF), mask=mask)
+
+
+@triton.jit
+def _put_together(
+    row_ptr, parts, stride_part, COLUMNS: tl.constexpr, AT_ONCE: tl.constexpr
+):
+    """Output, peak and total, each [COLUMNS], of a row from its parts, as they come."""
+    columns = tl.arange(0, COLUMNS)
+    output, total = tl.zeros([COLUMNS], tl.float32), tl.zeros([COLUMNS], tl.float32)
+    peak = tl.full([COLUMNS], float("-inf"), tl.float32)
+    for first in range(0, parts, AT_ONCE):
+        part = first + tl.arange(0, AT_ONCE)
+        places = row_ptr + part[:, None] * stride_part + columns[None, :]
+        wanted = (part < parts)[:, None]
+        found = tl.load(places, mask=wanted, other=0, volatile=True)
+        while tl.max((found == _ABSENT).to(tl.int32)) > 0:
+            found = tl.load(places, mask=wanted, other=0, volatile=True)
+        means = found.to(tl.int32).to(tl.float32, bitcast=True)
+        levels = (found >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+        levels = tl.where(wanted, levels, float("-inf"))
+        new_peak = tl.maximum(peak, tl.max(levels, 0))
+        fade, weights = tl.exp2(peak - new_peak), tl.exp2(levels - new_peak[None, :])
+        total = total * fade + tl.sum(weights, 0)
+        output = output * fade + tl.sum(means * weights, 0)
+        peak = new_peak
+        tl.store(places, found * 0 + _ABSENT, mask=wanted)  # for the next launch
+    return output, peak, total
+
+
+@triton.jit(do_not_specialize=["window"])
+def decode_single(
+    output_ptr, query_ptr, key_ptr, value_ptr, table_ptr, lens_ptr,
+    sinks_ptr, slopes_ptr, parts_ptr, scale, cap, window,
+    query_stride_head, output_stride_head,
+    key_stride_block, key_stride_slot, key_stride_head,
+    value_stride_block, value_stride_slot, value_stride_head,
+    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, REAL: tl.constexpr,
+    SIZE: tl.constexpr, SIZE_V: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
+    PAGE: tl.constexpr, TILE: tl.constexpr,
+    MOST_PARTS: tl.constexpr, READERS: tl.constexpr,
+    COLUMNS: tl.constexpr, AT_ONCE: tl.constexpr,
+    WINDOWED: tl.constexpr, CAPPED: tl.constexpr, ALIBI: tl.constexpr,
+    SINKS: tl.constexpr, WIDE: tl.constexpr, STAGES: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    GROUPS: tl.constexpr = (GROUP + ROWS - 1) // ROWS
+    LINES: tl.constexpr = KV_HEADS * GROUPS
+    let_next_come(EARLY)
+    # Lengths and tables are there already: what writes them isn't launched early.
+    seq_len = tl.load(lens_ptr)
+    first_tile = 0
+    if WINDOWED:
+        first_tile = tl.maximum(seq_len - window, 0) // TILE
+    tiles = (seq_len + TILE - 1) // TILE - first_tile
+    parts = tl.maximum(tl.minimum(tiles, MOST_PARTS), 1)
+    line, part = tl.program_id(0) % LINES, tl.program_id(0) // LINES
+    if part >= parts:
+        return
+    kv_head = line // GROUPS
+    tile = first_tile + part * tiles // parts
+    end_tile = first_tile + (part + 1) * tiles // parts
+    rows, columns = tl.arange(0, ROWS), tl.arange(0, BLOCK_D)
+    value_columns = tl.arange(0, BLOCK_V)
+    row_of_group = (line % GROUPS) * ROWS + rows
+    inside = row_of_group < GROUP
+    heads = kv_head * GROUP + row_of_group
+    query_ptrs = query_ptr + heads[:, None] * query_stride_head + columns[None, :]
+    query_mask = inside[:, None] & (columns < SIZE)[None, :]
+    LATE: tl.constexpr = EARLY and not WIDE
+    if LATE:
+        query = tl.zeros([ROWS, BLOCK_D], query_ptr.dtype.element_ty)
+        if (part == parts - 1) & (end_tile - tile < STAGES):  # the newest key's
+            wait_for_turn(EARLY)
+    else:
+        wait_for_turn(EARLY)
+        query = tl.load(query_ptrs, mask=query_mask, other=0.0)
+    if WIDE:
+        query = query.to(tl.float32)
+    slopes = tl.zeros([ROWS], tl.float32)
+    if ALIBI:
+        slopes = tl.load(slopes_ptr + heads, mask=inside, other=0.0) * LOG2E
+    output, peak, total = attend_tiles(
+        tl.zeros([ROWS, BLOCK_V], tl.float32),
+        tl.full([ROWS], float("-inf"), tl.float32),
+        tl.zeros([ROWS], tl.float32),
+        query,
+        tl.zeros([ROWS], tl.int32) + (seq_len - 1),
+        slopes, key_ptr, value_ptr, table_ptr, kv_head,
+        tile * TILE, tl.minimum(end_tile * TILE, seq_len), seq_len, scale, cap, window,
+        key_stride_block, key_stride_slot, key_stride_head,
+        value_stride_block, value_stride_slot, value_stride_head,
+        SIZE, SIZE_V, BLOCK_D, BLOCK_V, PAGE, TILE,
+        True, WINDOWED, CAPPED, ALIBI, WIDE, False, LATE, query_ptrs, query_mask,
+    )  # fmt: skip
+    if parts == 1:
+        # A row that only fills a batch up has no keys, and zeros for its output.
+        total = tl.where(seq_len > 0, total, 1.0)
+        store_rows(
+            output_ptr, output, peak, total, sinks_ptr, heads, inside,
+            output_stride_head, SIZE_V, BLOCK_V, SINKS,
+        )  # fmt: skip
+        return
+    stride_part: tl.constexpr = REAL * BLOCK_V
+    line_ptr = parts_ptr + line * MOST_PARTS * stride_part
+    _leave(
+        line_ptr + part * stride_part + rows[:, None] * BLOCK_V + value_columns[None, :],
+        output, peak, total, (rows < REAL)[:, None],
+    )  # fmt: skip
+    readers = tl.minimum(parts, READERS)
+    if part < parts - readers:
+        return
+    PIECES: tl.constexpr = BLOCK_V // COLUMNS
+    for piece in range(parts - 1 - part, REAL * PIECES, readers):
+        row, column = piece // PIECES, piece % PIECES * COLUMNS
+        whole, whole_peak, whole_total = _put_together(
+            line_ptr + row * BLOCK_V + column, parts, stride_part, COLUMNS, AT_ONCE
+        )
+        row_here = (line % GROUPS) * ROWS + row
+        head = kv_head * GROUP + row_here
+        if SINKS:
+            sink = tl.load(sinks_ptr + head, mask=row_here < GROUP, other=0.0)
+            sink = sink.to(tl.float32) * LOG2E
+            level = tl.maximum(whole_peak, sink)
+            fade = tl.exp2(whole_peak - level)
+            whole_total = whole_total * fade + tl.exp2(sink - level)
+            whole *= fade
+        columns_here = column + tl.arange(0, COLUMNS)
+        tl.store(
+            output_ptr + head * output_stride_head + columns_here,
+            (whole / whole_total).to(output_ptr.dtype.element_ty),
+            mask=(row_here < GROUP) & (columns_here < SIZE_V),
+        )
+
+
+def most_parts(programs: int, lines: int) -> int:
+    """Into how many parts each line is cut at most."""
+    parts = programs // lines
+    return parts // PARTS_AT_ONCE * PARTS_AT_ONCE if parts > PARTS_AT_ONCE else parts
+
+
+def readers(pieces: int, lines: int, sms: int) -> int:
+    """How many programs of a line put its rows' pieces together.
+
+    One in the interpreter, where programs run one after another: the last finds all
+    parts there.
+    """
+    return 1 if interpreting() else max(1, min(pieces, (sms - 1) // lines))
+
+
+_workspaces: dict[torch.device, torch.Tensor] = {}
+_outgrown: list[torch.Tensor] = []
+
+
+def workspace(device: torch.device, places: int) -> torch.Tensor:
+    """Where parts wait to be put together, int64 [at least places].
+
+    Every launch leaves all of it absent. A tensor that was outgrown stays alive: a
+    captured graph may still write to it.
+    """
+    kept = _workspaces.get(device)
+    if kept is None or kept.numel() < places:
+        if kept is not None:
+            _outgrown.append(kept)
+        kept = torch.full((places,), _ABSENT.value, dtype=torch.int64, device=device)
+        _workspaces[device] = kept
+    return kept
