@@ -293,15 +293,15 @@ def paged_decode(
     if num_seqs == 1 and programs >= lines:
         # Every line in as many parts, so that no program has two to begin.
         parts = single_decode.most_parts(programs, lines)
-        columns = min(block_v, single_decode.COLUMNS_AT_ONCE)
-        pieces = real * block_v // columns
+        readers, columns = single_decode.readers_and_columns(
+            real, block_v, lines, sm_count(query.device)
+        )
         places = single_decode.workspace(query.device, lines * parts * real * block_v)
         single_decode.decode_single[(lines * parts,)](
             *tensors, options.sinks, options.alibi_slopes, places, *scales,
             query.stride(1), output.stride(1), *cache_strides,
-            MOST_PARTS=parts,
-            READERS=single_decode.readers(pieces, lines, sm_count(query.device)),
-            COLUMNS=columns, AT_ONCE=single_decode.PARTS_AT_ONCE,
+            MOST_PARTS=parts, AT_ONCE=single_decode.PARTS_AT_ONCE,
+            READERS=readers, COLUMNS=columns,
             **constants,
         )  # fmt: skip
         return

@@ -26,50 +26,58 @@ from porter.runtime.kernels.gpu.device import (
     wait_for_turn,
 )
 
-# Parts, and columns of each, that a program reads at once: 32 registers a thread.
-PARTS_AT_ONCE = 32
-COLUMNS_AT_ONCE = 64
-_ABSENT = tl.constexpr(-1)  # what no part is: its level would be this NaN
+PARTS_AT_ONCE = 32  # that a program reads together
+_LEAST_COLUMNS, _MOST_COLUMNS = 16, 64  # of them, 32 registers a thread at most
+_ABSENT = tl.constexpr(-1)  # what no part is: its peak or total would be this NaN
+_NAN, _LOWEST = tl.constexpr(0x7FFFFFFF), tl.constexpr(-0x80000000)
 
 
 @triton.jit
-def _leave(places, output, peak, total, mask):
-    """Store rows' means [rows, columns] and how much they weigh, for who may wait.
+def _leave(places, output, peak, total, columns, mask):
+    """Store rows' state, output [rows, columns], for programs that may wait for it.
 
-    A column and its row's level (the log2 of its total) are one element of 64 bits, which
-    is seen whole or not at all.
+    A column is one element of 64 bits, which is seen whole or not at all: the output in
+    the lower half, and in the upper half the peak (even columns) or the total (odd ones).
     """
-    level = (peak + tl.log2(total)).to(tl.int32, bitcast=True)
-    level = tl.where(level == _ABSENT, 0x7FFFFFFF, level).to(tl.int64) << 32
-    mean = output / tl.where(total > 0, total, 1.0)[:, None]
-    mean = mean.to(tl.int32, bitcast=True)
-    tl.store(places, level[:, None] | (mean.to(tl.int64) & 0xFFFFFFFF), mask=mask)
+    state = tl.where(columns[None, :] % 2 == 0, peak[:, None], total[:, None])
+    state = state.to(tl.int32, bitcast=True)
+    state = tl.where(state == _ABSENT, _NAN, state).to(tl.int64) << 32
+    output = output.to(tl.int32, bitcast=True).to(tl.int64) & 0xFFFFFFFF
+    tl.store(places, state | output, mask=mask)
 
 
 @triton.jit
 def _put_together(
     row_ptr, parts, stride_part, COLUMNS: tl.constexpr, AT_ONCE: tl.constexpr
 ):
-    """Output, peak and total, each [COLUMNS], of a row from its parts, as they come."""
+    """Output [COLUMNS], peak and total [1] of a row from its parts, as they come.
+
+    All comes out of the one tile whose elements were seen to be there: another load of
+    a peak may be served before that one.
+    """
     columns = tl.arange(0, COLUMNS)
-    output, total = tl.zeros([COLUMNS], tl.float32), tl.zeros([COLUMNS], tl.float32)
-    peak = tl.full([COLUMNS], float("-inf"), tl.float32)
+    output = tl.zeros([COLUMNS], tl.float32)
+    peak, total = tl.full([1], float("-inf"), tl.float32), tl.zeros([1], tl.float32)
+    even = (columns % 2 == 0)[None, :]
     for first in range(0, parts, AT_ONCE):
         part = first + tl.arange(0, AT_ONCE)
         places = row_ptr + part[:, None] * stride_part + columns[None, :]
-        wanted = (part < parts)[:, None]
-        found = tl.load(places, mask=wanted, other=0, volatile=True)
+        wanted = part < parts
+        found = tl.load(places, mask=wanted[:, None], other=0, volatile=True)
         while tl.max((found == _ABSENT).to(tl.int32)) > 0:
-            found = tl.load(places, mask=wanted, other=0, volatile=True)
-        means = found.to(tl.int32).to(tl.float32, bitcast=True)
-        levels = (found >> 32).to(tl.int32).to(tl.float32, bitcast=True)
-        levels = tl.where(wanted, levels, float("-inf"))
-        new_peak = tl.maximum(peak, tl.max(levels, 0))
-        fade, weights = tl.exp2(peak - new_peak), tl.exp2(levels - new_peak[None, :])
-        total = total * fade + tl.sum(weights, 0)
-        output = output * fade + tl.sum(means * weights, 0)
+            found = tl.load(places, mask=wanted[:, None], other=0, volatile=True)
+        outputs = found.to(tl.int32).to(tl.float32, bitcast=True)
+        states = (found >> 32).to(tl.int32)
+        peaks = tl.max(tl.where(even, states, _LOWEST), 1).to(tl.float32, bitcast=True)
+        totals = tl.max(tl.where(even, _LOWEST, states), 1).to(tl.float32, bitcast=True)
+        peaks = tl.where(wanted, peaks, float("-inf"))
+        new_peak = tl.maximum(peak, tl.max(peaks, 0))
+        fade, fades = tl.exp2(peak - new_peak), tl.exp2(peaks - new_peak)
+        total = total * fade + tl.sum(totals * fades, 0)
+        output = output * fade + tl.sum(outputs * fades[:, None], 0)
         peak = new_peak
-        tl.store(places, found * 0 + _ABSENT, mask=wanted)  # for the next launch
+        # For the next launch.
+        tl.store(places, found * 0 + _ABSENT, mask=wanted[:, None])
     return output, peak, total
 
 
@@ -150,7 +158,7 @@ def decode_single(
     line_ptr = parts_ptr + line * MOST_PARTS * stride_part
     _leave(
         line_ptr + part * stride_part + rows[:, None] * BLOCK_V + value_columns[None, :],
-        output, peak, total, (rows < REAL)[:, None],
+        output, peak, total, value_columns, (rows < REAL)[:, None],
     )  # fmt: skip
     readers = tl.minimum(parts, READERS)
     if part < parts - readers:
@@ -184,13 +192,19 @@ def most_parts(programs: int, lines: int) -> int:
     return parts // PARTS_AT_ONCE * PARTS_AT_ONCE if parts > PARTS_AT_ONCE else parts
 
 
-def readers(pieces: int, lines: int, sms: int) -> int:
-    """How many programs of a line put its rows' pieces together.
+def readers_and_columns(
+    real: int, block_v: int, lines: int, sms: int
+) -> tuple[int, int]:
+    """How many programs of a line put its rows together, and columns that each reads.
 
-    One in the interpreter, where programs run one after another: the last finds all
-    parts there.
+    The more, the sooner, but fewer than SMs in all. One in the interpreter, where
+    programs run one after another: the last finds all parts there.
     """
-    return 1 if interpreting() else max(1, min(pieces, (sms - 1) // lines))
+    most = max(1, (sms - 1) // lines)
+    columns = triton.next_power_of_2(-(-real * block_v // most))
+    columns = min(max(columns, _LEAST_COLUMNS), _MOST_COLUMNS, block_v)
+    pieces = real * block_v // columns
+    return 1 if interpreting() else min(pieces, most), columns
 
 
 _workspaces: dict[torch.device, torch.Tensor] = {}
