@@ -1,9 +1,10 @@
 """Figures of several models that take turns, each as a median and its spread."""
 
+import operator
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from porter.bench.workload import Workload
@@ -72,45 +73,69 @@ class Figures:
         return asdict(self)
 
 
-def compare(
-    models: Sequence[Loaded],
-    workload: Workload,
-    expected: list[list[int]],
-    repeats: int,
-    advance: Callable[[str], None] = lambda what: None,
-) -> list[Figures]:
-    """Figures of each model, in their order; `expected` are the reference's tokens."""
-    prompts, new_tokens = workload.prompts, workload.new_tokens
-    for model in models:
-        advance(f"warming {model.name} up")
-        model.generate(prompts, 2)
-    prefill: list[list[float]] = [[] for _ in models]
-    decode: list[list[float]] = [[] for _ in models]
-    answers: list[list[list[int]]] = [[] for _ in models]
-    for repeat in range(repeats):
-        order = list(enumerate(models))
-        for index, model in order if repeat % 2 == 0 else reversed(order):
-            advance(f"run {repeat + 1} of {repeats}: {model.name}")
-            first = _seconds(model, prompts, 1)[0]
-            whole, answers[index] = _seconds(model, prompts, new_tokens)
-            prefill[index].append(sum(map(len, prompts)) / first)
-            later = len(prompts) * (new_tokens - 1)
-            decode[index].append(later / max(whole - first, 1e-9))
-    return [
-        Figures(
-            model.kind,
-            model.name,
-            model.model_class,
-            round(model.load_seconds, 2),
-            Spread.of(prefill[i]),
-            Spread.of(decode[i]),
-            sum(a == b for a, b in zip(answers[i], expected, strict=True)),
-            model.fused,
-            Spread.of([a / b for a, b in zip(prefill[0], prefill[i], strict=True)]),
-            Spread.of([a / b for a, b in zip(decode[0], decode[i], strict=True)]),
-        )
-        for i, model in enumerate(models)
-    ]
+class Turns:
+    """What each of several models did in its turns, over one loading of them or more.
+
+    A model that is loaded before another can come off worse for it: on a machine of two
+    cores by a tenth. So they are loaded again in another order, and all turns count.
+    expected: the reference's tokens.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        expected: list[list[int]],
+        advance: Callable[[str], None] = lambda what: None,
+    ) -> None:
+        self.workload, self.expected, self.advance = workload, expected, advance
+        self._did: dict[str, _Did] = {}
+
+    def take(self, models: Sequence[Loaded], repeats: int) -> None:
+        """Turns of models that are loaded, which go through them forth and back."""
+        prompts, new_tokens = self.workload.prompts, self.workload.new_tokens
+        for model in models:
+            self.advance(f"warming {model.name} up")
+            model.generate(prompts, 2)
+            self._did.setdefault(model.kind, _Did(model)).loads.append(
+                model.load_seconds
+            )
+        for repeat in range(repeats):
+            for model in models if repeat % 2 == 0 else reversed(models):
+                self.advance(f"run {repeat + 1} of {repeats}: {model.name}")
+                did = self._did[model.kind]
+                first = _seconds(model, prompts, 1)[0]
+                whole, did.answers = _seconds(model, prompts, new_tokens)
+                did.prefill.append(sum(map(len, prompts)) / first)
+                later = len(prompts) * (new_tokens - 1)
+                did.decode.append(later / max(whole - first, 1e-9))
+
+    def figures(self) -> list[Figures]:
+        """In the order in which the models were first given."""
+        did = list(self._did.values())
+        return [
+            Figures(
+                each.model.kind,
+                each.model.name,
+                each.model.model_class,
+                round(statistics.mean(each.loads), 2),
+                Spread.of(each.prefill),
+                Spread.of(each.decode),
+                sum(map(operator.eq, each.answers, self.expected)),
+                each.model.fused,
+                Spread.of(list(map(operator.truediv, did[0].prefill, each.prefill))),
+                Spread.of(list(map(operator.truediv, did[0].decode, each.decode))),
+            )
+            for each in did
+        ]
+
+
+@dataclass
+class _Did:
+    model: Loaded
+    loads: list[float] = field(default_factory=list)
+    prefill: list[float] = field(default_factory=list)
+    decode: list[float] = field(default_factory=list)
+    answers: list[list[int]] = field(default_factory=list)
 
 
 def _seconds(

@@ -8,7 +8,7 @@ from typing import Any
 from porter.bench.engines import HuggingFaceEngine, Setup
 from porter.bench.port import circumstances
 from porter.bench.rivals import RIVALS, NotThere, Order, Rival
-from porter.bench.side_by_side import Spread, compare
+from porter.bench.side_by_side import Spread, Turns
 from porter.bench.workload import Workload
 from porter.console import print_table, say
 
@@ -24,15 +24,18 @@ def measure_vllm(
     with HuggingFaceEngine(setup) as reference:
         expected = reference.generate(workload.prompts, workload.counts)
     length = max(map(len, workload.prompts)) + workload.new_tokens + 1
-    with ExitStack() as stack:
-        rivals = []
-        for kind in RIVALS:
-            try:
-                order = Order(kind, setup, eager, length)
-                rivals.append(stack.enter_context(Rival(order)))
-            except NotThere as error:
-                absent[kind] = str(error)
-        figures = compare(rivals, workload, expected, repeats)
+    turns = Turns(workload, expected)
+    for kinds, count in _loadings(repeats):
+        with ExitStack() as stack:
+            rivals = []
+            for kind in kinds:
+                try:
+                    order = Order(kind, setup, eager, length)
+                    rivals.append(stack.enter_context(Rival(order)))
+                except NotThere as error:
+                    absent[kind] = str(error)
+            turns.take(rivals, count)
+    figures = turns.figures()
     return {
         **circumstances(setup, workload),
         "repeats": repeats,
@@ -41,6 +44,13 @@ def measure_vllm(
         "models": [figure.to_json() for figure in figures],
         "absent": absent,
     }
+
+
+def _loadings(repeats: int) -> list[tuple[list[str], int]]:
+    """Orders in which the models are loaded, and repeats after each."""
+    first = (repeats + 1) // 2
+    orders = [(list(RIVALS), first), (list(RIVALS)[::-1], repeats - first)]
+    return [(kinds, count) for kinds, count in orders if count]
 
 
 def _layers(model: Path) -> int | None:
@@ -83,7 +93,12 @@ def show_vllm(facts: dict[str, Any]) -> None:
     for why in facts["absent"].values():
         say(why)
     how = "compiled" if facts["compiled"] else "eager"
-    say(f"vLLM {how}; medians of {facts['repeats']} repeats in turns, and their range")
+    halves = (
+        " in turns, half of them loaded in the other order"
+        if facts["repeats"] > 1
+        else ""
+    )
+    say(f"vLLM {how}; medians of {facts['repeats']} repeats{halves}, and their range")
     from porter.commands.bench import say_circumstances
 
     say_circumstances(facts)

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from porter.bench.side_by_side import Spread, compare
+from porter.bench.side_by_side import Figures, Spread, Turns
 from porter.bench.vllm_figures import show_vllm
 from porter.bench.workload import Workload
 from porter.commands.bench import say_circumstances
@@ -27,10 +27,18 @@ class Model:
         return [[self.answer] * new_tokens for _ in prompts]
 
 
+def figures_of(
+    models: list[Model], expected: list[list[int]], repeats: int
+) -> list[Figures]:
+    turns = Turns(WORKLOAD, expected)
+    turns.take(models, repeats)
+    return turns.figures()
+
+
 def test_figures_follow_from_the_clock() -> None:
     quick, slow = Model("quick", 0.02, 0.01, 1), Model("slow", 0.04, 0.02, 2)
     expected = [[1] * 6] * 4
-    figures = compare([quick, slow], WORKLOAD, expected, repeats=3)
+    figures = figures_of([quick, slow], expected, repeats=3)
     assert quick.asked == slow.asked == [2, *[1, 6] * 3]
     assert [f.equal_prompts for f in figures] == [4, 0]
     first, second = figures
@@ -43,9 +51,24 @@ def test_figures_follow_from_the_clock() -> None:
         assert spread.low <= spread.median <= spread.high
 
 
+def test_turns_of_every_loading_count() -> None:
+    """Loaded again in another order, a model is compared with itself."""
+    turns = Turns(WORKLOAD, [[1] * 6] * 4)
+    turns.take([Model("port", 0.02, 0.01, 1), Model("own", 0.02, 0.01, 1)], repeats=2)
+    late = Model("port", 0.04, 0.02, 1)
+    late.load_seconds = 4.0
+    turns.take([Model("own", 0.02, 0.01, 1), late], repeats=1)
+    port, own = turns.figures()
+    assert (port.name, own.name) == ("port", "own")
+    assert (port.load_seconds, own.load_seconds) == (3.0, 2.0)
+    assert port.decode.low == pytest.approx(20 / 0.1, rel=0.3)
+    assert own.decode_ratio.low == pytest.approx(0.5, rel=0.3)
+    assert own.decode_ratio.median == pytest.approx(1, rel=0.3)
+
+
 def test_the_tables_say_it(capsys: pytest.CaptureFixture[str]) -> None:
     models = [Model("port", 0.001, 0.001, 1), Model("backend", 0.002, 0.001, 1)]
-    figures = compare(models, WORKLOAD, [[1] * 6] * 4, repeats=2)
+    figures = figures_of(models, [[1] * 6] * 4, repeats=2)
     facts = {
         "models": [f.to_json() for f in figures], "requests": 4, "repeats": 2,
         "compiled": False, "layers": 4, "absent": {"handwritten": "vLLM has none"},

@@ -27,6 +27,14 @@ def sm_count(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
+@functools.cache
+def shared_memory(device: torch.device) -> int:
+    """Bytes of shared memory of a multiprocessor; a Hopper GPU's where there is none."""
+    if device.type != "cuda":
+        return 228 << 10
+    return torch.cuda.get_device_properties(device).shared_memory_per_multiprocessor
+
+
 @triton.jit
 def take_turn(EARLY: tl.constexpr):
     """First thing in a kernel that is launched before the one in front of it has ended,

@@ -22,6 +22,7 @@ from porter.runtime.kernels.gpu.device import (
     early_launch,
     interpreting,
     let_next_come,
+    shared_memory,
     sm_count,
     wait_for_turn,
 )
@@ -33,6 +34,7 @@ _TILES_A_PART = 0.25
 # as reading so many tiles: its first loads wait for each other.
 _TILES_A_LINE = 1
 _MAX_ROWS = 64
+_OTHER_SHARED = 8 << 10  # bytes that a program needs beside its tiles
 _IN_FLIGHT = 8  # parts on their way while they are put together
 
 
@@ -268,13 +270,14 @@ def paged_decode(
     """
     num_seqs, num_heads, size = query.shape
     block_size, kv_heads, size_v = value_cache.shape[1:]
-    wide = query.dtype == torch.float32 or interpreting()
     group = num_heads // kv_heads
     rows = min(max(16, triton.next_power_of_2(group)), _MAX_ROWS)
     real = min(triton.next_power_of_2(group), rows)
-    block_v = max(16, triton.next_power_of_2(size_v))
+    block_d, block_v = (max(16, triton.next_power_of_2(n)) for n in (size, size_v))
     lines = num_seqs * kv_heads * -(-group // rows)
-    shape = shape or _shape_for(wide, max(size, size_v), num_seqs == 1)
+    shape = shape or _shape_for(
+        query.device, (block_d, block_v), query.dtype, num_seqs == 1
+    )
     programs = num_programs or sm_count(query.device) * shape.programs_per_sm
     tensors = (output, query, key_cache, value_cache, block_tables, seq_lens)
     fold = options.scale if options.logits_soft_cap else options.scale * LOG2E.value
@@ -283,11 +286,11 @@ def paged_decode(
     constants = dict(
         KV_HEADS=kv_heads, GROUP=group, ROWS=rows, REAL=real,
         SIZE=size, SIZE_V=size_v,
-        BLOCK_D=max(16, triton.next_power_of_2(size)), BLOCK_V=block_v,
-        PAGE=block_size, TILE=shape.tile,
+        BLOCK_D=block_d, BLOCK_V=block_v, PAGE=block_size, TILE=shape.tile,
         WINDOWED=options.sliding_window is not None,
         CAPPED=bool(options.logits_soft_cap), ALIBI=options.alibi_slopes is not None,
-        SINKS=options.sinks is not None, WIDE=wide, STAGES=shape.num_stages,
+        SINKS=options.sinks is not None,
+        WIDE=query.dtype == torch.float32 or interpreting(), STAGES=shape.num_stages,
         num_warps=shape.num_warps, num_stages=shape.num_stages, **early_launch(),
     )  # fmt: skip
     if num_seqs == 1 and programs >= lines:
@@ -316,14 +319,18 @@ def paged_decode(
     )  # fmt: skip
 
 
-def _shape_for(wide: bool, size: int, alone: bool) -> DecodeShape:
-    if wide:
+def _shape_for(
+    device: torch.device, sizes: tuple[int, int], dtype: torch.dtype, alone: bool
+) -> DecodeShape:
+    """sizes: of a key and a value, in memory. alone: whether the batch is one sequence."""
+    if dtype == torch.float32 or interpreting():
         return DecodeShape(tile=32, num_stages=2)
-    if size > 128:
-        return DecodeShape(tile=32, num_stages=4)
-    if alone:
-        return DecodeShape(num_stages=4 if size > 64 else 7)
-    return DecodeShape()
+    tile = 32 if max(sizes) > 128 else 64
+    stage = tile * sum(sizes) * dtype.itemsize
+    # As many tiles in flight as leave room for two programs an SM, and no third.
+    fit = (shared_memory(device) // 2 - _OTHER_SHARED) // stage + 1
+    most = 8 if alone else 4 if max(sizes) > 128 else 3
+    return DecodeShape(tile=tile, num_stages=max(2, min(fit, most)))
 
 
 _workspaces: dict[torch.device, list[torch.Tensor]] = {}
