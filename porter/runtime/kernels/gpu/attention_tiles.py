@@ -162,6 +162,55 @@ def attend_tiles(
 
 
 @triton.jit
+def attend_line(
+    query_ptr, query_stride_head, heads, inside, slopes_ptr,
+    key_ptr, value_ptr, table_ptr, kv_head, tile, end_tile, holds_newest,
+    seq_len, scale, cap, window,
+    key_stride_block, key_stride_slot, key_stride_head,
+    value_stride_block, value_stride_slot, value_stride_head,
+    ROWS: tl.constexpr, SIZE: tl.constexpr, SIZE_V: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
+    PAGE: tl.constexpr, TILE: tl.constexpr,
+    WINDOWED: tl.constexpr, CAPPED: tl.constexpr, ALIBI: tl.constexpr,
+    WIDE: tl.constexpr, STAGES: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    """The state of a sequence's newest queries, [ROWS] heads, after tile to end_tile.
+
+    holds_newest: whether its newest key is in the last of these tiles. Its turn comes
+    inside; a program with no tiles at all has to wait for it itself.
+    """
+    columns = tl.arange(0, BLOCK_D)
+    query_ptrs = query_ptr + heads[:, None] * query_stride_head + columns[None, :]
+    query_mask = inside[:, None] & (columns < SIZE)[None, :]
+    LATE: tl.constexpr = EARLY and not WIDE
+    if LATE:
+        query = tl.zeros([ROWS, BLOCK_D], query_ptr.dtype.element_ty)
+        if holds_newest & (end_tile - tile < STAGES):  # it is among the first loads
+            wait_for_turn(EARLY)
+    else:
+        wait_for_turn(EARLY)
+        query = tl.load(query_ptrs, mask=query_mask, other=0.0)
+    if WIDE:
+        query = query.to(tl.float32)
+    slopes = tl.zeros([ROWS], tl.float32)
+    if ALIBI:
+        slopes = tl.load(slopes_ptr + heads, mask=inside, other=0.0) * LOG2E
+    return attend_tiles(
+        tl.zeros([ROWS, BLOCK_V], tl.float32),
+        tl.full([ROWS], float("-inf"), tl.float32),
+        tl.zeros([ROWS], tl.float32),
+        query,
+        tl.zeros([ROWS], tl.int32) + (seq_len - 1),
+        slopes, key_ptr, value_ptr, table_ptr, kv_head,
+        tile * TILE, tl.minimum(end_tile * TILE, seq_len), seq_len, scale, cap, window,
+        key_stride_block, key_stride_slot, key_stride_head,
+        value_stride_block, value_stride_slot, value_stride_head,
+        SIZE, SIZE_V, BLOCK_D, BLOCK_V, PAGE, TILE,
+        True, WINDOWED, CAPPED, ALIBI, WIDE, False, LATE, query_ptrs, query_mask,
+    )  # fmt: skip
+
+
+@triton.jit
 def finish_rows(output, peak, total, sinks_ptr, heads, inside, SINKS: tl.constexpr):
     """[rows, BLOCK_V]: the weighted mean of values, after each head's sink if any."""
     if SINKS:

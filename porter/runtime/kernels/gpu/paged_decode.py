@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 
 from porter.runtime.kernels.gpu import single_decode
-from porter.runtime.kernels.gpu.attention_tiles import LOG2E, attend_tiles, store_rows
+from porter.runtime.kernels.gpu.attention_tiles import LOG2E, attend_line, store_rows
 from porter.runtime.kernels.gpu.device import (
     early_launch,
     interpreting,
@@ -141,12 +141,7 @@ def _decode(
     seq = tl.sum((ends <= at).to(tl.int32), 0)
     seq_begin = tl.sum(tl.where(seqs < seq, weights, 0), 0) * LINES
 
-    LATE: tl.constexpr = EARLY and not WIDE
-    if not LATE:
-        wait_for_turn(EARLY)
-
-    rows = tl.arange(0, ROWS)
-    columns, value_columns = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_V)
+    rows, value_columns = tl.arange(0, ROWS), tl.arange(0, BLOCK_V)
     part_offsets = rows[:, None] * BLOCK_V + value_columns[None, :]
     in_part = rows < REAL
     while at < stop:
@@ -168,36 +163,16 @@ def _decode(
         row_of_group = (line % GROUPS) * ROWS + rows
         inside = row_of_group < GROUP
         heads = kv_head * GROUP + row_of_group
-        query_offsets = (
-            seq.to(tl.int64) * query_stride_token + heads[:, None] * query_stride_head
-        )
-        query_ptrs = query_ptr + query_offsets + columns[None, :]
-        query_mask = inside[:, None] & (columns < SIZE)[None, :]
-        if LATE:
-            query = tl.zeros([ROWS, BLOCK_D], query_ptr.dtype.element_ty)
-            if ends_line & (end_tile - tile < STAGES):  # the newest key's
-                wait_for_turn(EARLY)
-        else:
-            query = tl.load(query_ptrs, mask=query_mask, other=0.0)
-        if WIDE:
-            query = query.to(tl.float32)
-        slopes = tl.zeros([ROWS], tl.float32)
-        if ALIBI:
-            slopes = tl.load(slopes_ptr + heads, mask=inside, other=0.0) * LOG2E
-        output, peak, total = attend_tiles(
-            tl.zeros([ROWS, BLOCK_V], tl.float32),
-            tl.full([ROWS], float("-inf"), tl.float32),
-            tl.zeros([ROWS], tl.float32),
-            query,
-            tl.zeros([ROWS], tl.int32) + (seq_len - 1),
-            slopes, key_ptr, value_ptr,
-            table_ptr + seq.to(tl.int64) * table_stride, kv_head,
-            tile * TILE, tl.minimum(end_tile * TILE, seq_len),
+        output, peak, total = attend_line(
+            query_ptr + seq.to(tl.int64) * query_stride_token, query_stride_head,
+            heads, inside, slopes_ptr, key_ptr, value_ptr,
+            table_ptr + seq.to(tl.int64) * table_stride,
+            kv_head, tile, end_tile, ends_line,
             seq_len, scale, cap, window,
             key_stride_block, key_stride_slot, key_stride_head,
             value_stride_block, value_stride_slot, value_stride_head,
-            SIZE, SIZE_V, BLOCK_D, BLOCK_V, PAGE, TILE,
-            True, WINDOWED, CAPPED, ALIBI, WIDE, False, LATE, query_ptrs, query_mask,
+            ROWS, SIZE, SIZE_V, BLOCK_D, BLOCK_V, PAGE, TILE,
+            WINDOWED, CAPPED, ALIBI, WIDE, STAGES, EARLY,
         )  # fmt: skip
         complete = begins & ends_line
         if (not complete) & (end_tile > tile):

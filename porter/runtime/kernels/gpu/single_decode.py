@@ -16,15 +16,11 @@ import triton
 import triton.language as tl
 
 from porter.runtime.kernels.gpu.attention_tiles import (
-    LOG2E,
-    attend_tiles,
+    attend_line,
+    finish_rows,
     store_rows,
 )
-from porter.runtime.kernels.gpu.device import (
-    interpreting,
-    let_next_come,
-    wait_for_turn,
-)
+from porter.runtime.kernels.gpu.device import interpreting, let_next_come
 
 PARTS_AT_ONCE = 32  # that a program reads together
 _LEAST_COLUMNS, _MOST_COLUMNS = 16, 64  # of them, 32 registers a thread at most
@@ -113,38 +109,18 @@ def decode_single(
     kv_head = line // GROUPS
     tile = first_tile + part * tiles // parts
     end_tile = first_tile + (part + 1) * tiles // parts
-    rows, columns = tl.arange(0, ROWS), tl.arange(0, BLOCK_D)
-    value_columns = tl.arange(0, BLOCK_V)
+    rows, value_columns = tl.arange(0, ROWS), tl.arange(0, BLOCK_V)
     row_of_group = (line % GROUPS) * ROWS + rows
     inside = row_of_group < GROUP
     heads = kv_head * GROUP + row_of_group
-    query_ptrs = query_ptr + heads[:, None] * query_stride_head + columns[None, :]
-    query_mask = inside[:, None] & (columns < SIZE)[None, :]
-    LATE: tl.constexpr = EARLY and not WIDE
-    if LATE:
-        query = tl.zeros([ROWS, BLOCK_D], query_ptr.dtype.element_ty)
-        if (part == parts - 1) & (end_tile - tile < STAGES):  # the newest key's
-            wait_for_turn(EARLY)
-    else:
-        wait_for_turn(EARLY)
-        query = tl.load(query_ptrs, mask=query_mask, other=0.0)
-    if WIDE:
-        query = query.to(tl.float32)
-    slopes = tl.zeros([ROWS], tl.float32)
-    if ALIBI:
-        slopes = tl.load(slopes_ptr + heads, mask=inside, other=0.0) * LOG2E
-    output, peak, total = attend_tiles(
-        tl.zeros([ROWS, BLOCK_V], tl.float32),
-        tl.full([ROWS], float("-inf"), tl.float32),
-        tl.zeros([ROWS], tl.float32),
-        query,
-        tl.zeros([ROWS], tl.int32) + (seq_len - 1),
-        slopes, key_ptr, value_ptr, table_ptr, kv_head,
-        tile * TILE, tl.minimum(end_tile * TILE, seq_len), seq_len, scale, cap, window,
+    output, peak, total = attend_line(
+        query_ptr, query_stride_head, heads, inside, slopes_ptr,
+        key_ptr, value_ptr, table_ptr, kv_head, tile, end_tile, part == parts - 1,
+        seq_len, scale, cap, window,
         key_stride_block, key_stride_slot, key_stride_head,
         value_stride_block, value_stride_slot, value_stride_head,
-        SIZE, SIZE_V, BLOCK_D, BLOCK_V, PAGE, TILE,
-        True, WINDOWED, CAPPED, ALIBI, WIDE, False, LATE, query_ptrs, query_mask,
+        ROWS, SIZE, SIZE_V, BLOCK_D, BLOCK_V, PAGE, TILE,
+        WINDOWED, CAPPED, ALIBI, WIDE, STAGES, EARLY,
     )  # fmt: skip
     if parts == 1:
         # A row that only fills a batch up has no keys, and zeros for its output.
@@ -169,20 +145,16 @@ def decode_single(
         whole, whole_peak, whole_total = _put_together(
             line_ptr + row * BLOCK_V + column, parts, stride_part, COLUMNS, AT_ONCE
         )
-        row_here = (line % GROUPS) * ROWS + row
-        head = kv_head * GROUP + row_here
-        if SINKS:
-            sink = tl.load(sinks_ptr + head, mask=row_here < GROUP, other=0.0)
-            sink = sink.to(tl.float32) * LOG2E
-            level = tl.maximum(whole_peak, sink)
-            fade = tl.exp2(whole_peak - level)
-            whole_total = whole_total * fade + tl.exp2(sink - level)
-            whole *= fade
+        row_here = (line % GROUPS) * ROWS + row + tl.arange(0, 1)
+        head, here = kv_head * GROUP + row_here, row_here < GROUP
+        whole = finish_rows(
+            whole[None, :], whole_peak, whole_total, sinks_ptr, head, here, SINKS
+        )
         columns_here = column + tl.arange(0, COLUMNS)
         tl.store(
-            output_ptr + head * output_stride_head + columns_here,
-            (whole / whole_total).to(output_ptr.dtype.element_ty),
-            mask=(row_here < GROUP) & (columns_here < SIZE_V),
+            output_ptr + head[:, None] * output_stride_head + columns_here[None, :],
+            whole.to(output_ptr.dtype.element_ty),
+            mask=here[:, None] & (columns_here < SIZE_V)[None, :],
         )
 
 
