@@ -32,11 +32,8 @@ def ours_decode(problem: Problem) -> Call:
 
 
 def ours_prefill(problem: Problem) -> Call:
-    from porter.runtime.kernels.gpu.paged_prefill import (
-        paged_prefill,
-        plan_work,
-        prefill_shape,
-    )
+    from porter.runtime.kernels.gpu.paged_attention import prefill
+    from porter.runtime.kernels.gpu.paged_prefill import plan_work, prefill_shape
     from porter.runtime.kernels.paged_attention import AttentionOptions
 
     options, output = AttentionOptions(SIZE**-0.5), torch.empty_like(problem.query)
@@ -47,9 +44,10 @@ def ours_prefill(problem: Problem) -> Call:
     starts = _starts(problem)
 
     def call() -> torch.Tensor:
-        paged_prefill(
+        prefill(
             problem.query, problem.key_cache, problem.value_cache,
-            problem.block_tables, problem.seq_lens, starts, work, shape, options, output,
+            problem.block_tables, problem.seq_lens, starts, work, max(problem.lens),
+            shape, options, output,
         )  # fmt: skip
         return output
 

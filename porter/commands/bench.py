@@ -19,7 +19,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from porter.commands.options import add_trust, existing_file, model_folder, positive
+from porter.commands.options import (
+    add_device,
+    add_trust,
+    existing_file,
+    model_folder,
+    positive,
+)
 from porter.console import print_table, say, working
 from porter.gap import UsageError
 from porter.output import write_json
@@ -69,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--eager", action="store_true", help="--engine vllm: without torch.compile"
     )
     parser.add_argument("--dtype", help="default: float32, on a GPU bfloat16")
-    parser.add_argument("--device", choices=["cpu", "cuda"])
+    add_device(parser, "default: a GPU where there is one")
     parser.add_argument("--load-format", choices=["auto", "dummy"], default="auto")
     parser.add_argument("--max-model-len", type=positive, metavar="N")
     add_trust(parser)

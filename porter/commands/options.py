@@ -29,6 +29,10 @@ def add_pickle(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_device(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--device", choices=["cpu", "cuda"], help=what)
+
+
 def add_transformers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--transformers",

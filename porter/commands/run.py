@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from porter.commands.options import (
+    add_device,
     add_pickle,
     add_trust,
     existing_file,
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max-tokens", type=positive, default=16, metavar="N")
     parser.add_argument("--tp", type=positive, default=1, metavar="N")
+    add_device(parser, "default: a GPU where there is one")
     add_trust(parser)
     add_pickle(parser)
 
@@ -64,6 +66,7 @@ def _generate(arguments: argparse.Namespace, prompts: list[list[int]]) -> list[A
         tensor_parallel_size=arguments.tp,
         trust_remote_code=arguments.trust_remote_code,
         allow_pickle=arguments.allow_pickle,
+        device=arguments.device,
     ) as llm:
         sampling = SamplingParams(
             max_tokens=arguments.max_tokens,

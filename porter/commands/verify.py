@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 from porter.commands.options import (
+    add_device,
     add_pickle,
     add_transformers,
     add_trust,
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", choices=["float32", "bfloat16", "float16"], default="float32"
     )
+    add_device(parser, "the bundled runtime's; default: cpu, whatever is there")
     parser.add_argument("--json", type=Path, metavar="FILE", help="'-': stdout")
     add_trust(parser)
     add_transformers(parser)
@@ -51,6 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
         model_folder(arguments.model)
     if arguments.ep and arguments.tp == 1:
         raise UsageError("--enable-expert-parallel needs ranks to spread over: --tp 2")
+    if arguments.device and arguments.engine == "vllm":
+        raise UsageError("--device: vLLM runs on what it was built for")
     from porter.release import reading
 
     with working(f"verifying {arguments.port}"), reading(arguments.transformers):
@@ -67,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
             dtype=arguments.dtype,
             trust_remote_code=arguments.trust_remote_code,
             allow_pickle=arguments.allow_pickle,
+            device=arguments.device,
         )
     facts = result.to_json()
     if arguments.json is not None:

@@ -48,15 +48,16 @@ class LLM:
 
     port: path of a generated file. dtype: of weights and cache, a torch name.
     architecture: the model class, when the port has several and the config none.
-    num_blocks: of the cache; by default what the memory allows. strict: UsageError
-    on unused or missing weights, which otherwise only `weight_report` tells.
-    device: "cpu" or "cuda", by default a GPU where there is one. The sizes of batches
-    and of cache blocks fit the device unless given. enable_prefix_caching: sequences
-    with the same beginning share its blocks, across calls too. load_format: "dummy"
-    makes random weights from the config alone, to measure with. cuda_graphs: capture
-    decode steps, on a GPU of one rank. overlap: decide a step while the one before it
-    runs, which is what a GPU gets unless given. use_mla: give latent attention a cache
-    of latent vectors, which it gets on a CPU unless VLLM_MLA_DISABLE is 1.
+    num_blocks: of the cache; by default what the memory allows. strict: UsageError on
+    unused or missing weights, which otherwise only `weight_report` tells. device: "cpu"
+    or "cuda", by default a GPU where there is one, of which each rank takes its own.
+    The sizes of batches and of cache blocks fit the device unless given.
+    enable_prefix_caching: sequences with the same beginning share its blocks, across
+    calls too. load_format: "dummy" makes random weights from the config alone, to
+    measure with. cuda_graphs: capture decode steps, on a GPU of one rank. overlap:
+    decide a step while the one before it runs, which is what a GPU gets unless given.
+    use_mla: give latent attention a cache of latent vectors, which it gets on a CPU
+    unless VLLM_MLA_DISABLE is 1.
 
     Raises UsageError on a mistake of the caller, CannotRun on what the bundled
     runtime lacks. Ranks beyond the first are processes of their own; `shutdown`, or
@@ -99,6 +100,7 @@ class LLM:
             max_num_seqs=max_num_seqs,
             block_size=block_size,
         )
+        _check_gpus(device, tensor_parallel_size * pipeline_parallel_size)
         if not Path(model_dir).is_dir():
             raise UsageError(f"{model_dir}: no such model folder")
         config_options: dict[str, Any] = {
@@ -257,6 +259,18 @@ def _load_format(name: str) -> str:
     if name not in ("auto", "dummy"):
         raise UsageError(f"load_format {name!r} is neither auto nor dummy")
     return name
+
+
+def _check_gpus(device: str, ranks: int) -> None:
+    """Every rank takes a GPU of its own."""
+    if device.partition(":")[0] != "cuda":
+        return
+    have = torch.cuda.device_count()
+    if ranks > have:
+        raise UsageError(
+            f"{ranks} ranks on GPUs need {ranks} of them, and torch sees {have}; "
+            "with device cpu they share the CPU"
+        )
 
 
 def _check_sizes(**sizes: int) -> None:

@@ -26,7 +26,7 @@ from porter.runtime.loader import (
 )
 from porter.runtime.port import find_architecture, line_in_file, load_port
 from porter.runtime.sequence import IntermediateTensors
-from porter.runtime.step import StepInput
+from porter.runtime.step import StepInput, largest_step
 
 
 class ModelRunner:
@@ -152,27 +152,17 @@ class ModelRunner:
     @torch.inference_mode()
     def _measure_peak(self) -> int:
         """Bytes that the largest step takes besides weights and cache."""
-        scheduler = self.vllm_config.scheduler_config
-        tokens = scheduler.max_num_batched_tokens
-        longest = min(tokens, self.vllm_config.model_config.max_model_len)
-        lens = [longest] * (tokens // longest)
-        lens += [tokens % longest] if tokens % longest else []
-        blocks = -(-longest // self.block_size)
-        self.bind_caches(blocks)
+        step = largest_step(
+            self.vllm_config.scheduler_config.max_num_batched_tokens,
+            self.vllm_config.model_config.max_model_len,
+            self._max_num_seqs,
+            self.block_size,
+        )
+        self.bind_caches(len(step.blocks[0]))
         torch.cuda.synchronize(self.device)
         torch.cuda.reset_peak_memory_stats(self.device)
         before = torch.cuda.memory_allocated(self.device)
-        shared = list(range(blocks))  # nobody reads what this step computes
-        self.run(
-            StepInput(
-                [0] * sum(lens),
-                [i for n in lens for i in range(n)],
-                lens,
-                lens,
-                [shared] * len(lens),
-                list(range(min(sum(lens), self._max_num_seqs))),
-            )
-        )
+        self.run(step)
         torch.cuda.synchronize(self.device)
         peak = torch.cuda.max_memory_allocated(self.device) - before
         unbind_caches(self.vllm_config)

@@ -20,3 +20,24 @@ class StepInput:
     blocks: list[list[int]]
     logit_rows: list[int] = field(default_factory=list)
     from_last: list[tuple[int, int]] = field(default_factory=list)
+
+
+def largest_step(
+    max_num_batched_tokens: int, max_model_len: int, max_num_seqs: int, block_size: int
+) -> StepInput:
+    """A prefill of as many tokens as a step may have, whose result nobody reads.
+
+    All sequences lie in the same blocks, the first ones of the cache.
+    """
+    longest = min(max_num_batched_tokens, max_model_len)
+    whole, rest = divmod(max_num_batched_tokens, longest)
+    lens = ([longest] * whole + [rest] * (rest > 0))[:max_num_seqs]
+    blocks = list(range(-(-longest // block_size)))
+    return StepInput(
+        [0] * sum(lens),
+        [i for n in lens for i in range(n)],
+        lens,
+        lens,
+        [blocks] * len(lens),
+        list(range(min(sum(lens), max_num_seqs))),
+    )

@@ -131,9 +131,10 @@ def capture(model: nn.Module, run: Callable[[], Any]) -> dict[str, Flow]:
 
 
 def float_tensors(output: Any) -> list[torch.Tensor]:
-    """Copies of the floating-point tensors of a value, nested ones in order."""
+    """Copies of the floating-point tensors of a value on the CPU, nested ones in order."""
     if isinstance(output, torch.Tensor):
-        return [output.detach().clone()] if output.is_floating_point() else []
+        floats = output.is_floating_point()
+        return [output.detach().to("cpu", copy=True)] if floats else []
     if isinstance(output, Mapping):
         output = list(output.values())
     if isinstance(output, tuple | list):

@@ -72,7 +72,8 @@ def make_engines(engine: str, port: Path, model_dir: Path, **fixed: Any) -> Make
     """Makes engines of one kind for one port and one checkpoint.
 
     fixed: options of all of them. Weights that don't match are told by the engine's
-    report where it can load at all.
+    report where it can load at all. The bundled runtime computes on the CPU, as the
+    reference does, unless a `device` is given; vLLM on what it was built for.
     """
     if engine == "vllm":
         from porter.vllm_engine import VllmLLM
@@ -82,7 +83,8 @@ def make_engines(engine: str, port: Path, model_dir: Path, **fixed: Any) -> Make
         return lambda **options: VllmLLM(port, model_dir, **{**given, **options})
     from porter.runtime.llm import LLM
 
-    return lambda **options: LLM(port, model_dir, strict=False, **{**fixed, **options})
+    always = {"strict": False, "device": "cpu", **fixed}
+    return lambda **options: LLM(port, model_dir, **{**always, **options})
 
 
 def fitting(

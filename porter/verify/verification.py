@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from porter.gap import UsageError
 from porter.verify.bisection import first_divergence, telling_tolerance
 from porter.verify.cache_forms import multi_head_form
@@ -66,6 +68,7 @@ def verify(
     seed: int = 0,
     invariances: bool = True,
     max_tokens: int = MAX_TOKENS,
+    device: str | None = None,
 ) -> VerifyResult:
     """Compare the port with the HuggingFace model that it was made from.
 
@@ -73,6 +76,7 @@ def verify(
     config class, with `config_overrides` and `seed`. ep: each of the tp ranks has some
     of the experts, whole. hf_factory(model_dir) gives
     another reference model; hf_module_text is run in place of the source's file.
+    device: "cpu" or "cuda", of the bundled runtime; the reference is computed on the CPU.
     Raises UsageError (mistakes of the caller), CannotRun (and why).
     """
     started = time.perf_counter()
@@ -105,6 +109,7 @@ def verify(
             enable_expert_parallel=ep,
             trust_remote_code=trust_remote_code,
             allow_pickle=allow_pickle,
+            **({"device": device} if device else {}),
         )
         return verify_subject(
             subject,
@@ -115,6 +120,7 @@ def verify(
             ep=ep,
             dtype=dtype,
             invariances=invariances,
+            two_ranks=device != "cuda" or torch.cuda.device_count() > 1,
             started=started,
         )
 

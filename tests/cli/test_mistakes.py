@@ -35,6 +35,7 @@ MISTAKES = [
     (["verify", "port.py", "--model", "folder"], ["folder", "config.json"]),
     (["verify", "plain.py"], ["plain.py"]),
     (["verify", "plain.py", "--ep"], ["--enable-expert-parallel", "--tp 2"]),
+    (["verify", "plain.py", "--engine", "vllm", "--device", "cpu"], ["--device"]),
     (["verify", "broken.py"], ["broken.py"]),
     (["verify", "binary.py"], ["binary.py"]),
     (["run", "none.py", "--model", "bird", "--prompt-ids", "1"], ["none.py"]),

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from porter.runtime.kernels.gpu.paged_attention import prefill as prefill_by_gpu
 from porter.runtime.kernels.gpu.paged_decode import paged_decode
 from porter.runtime.kernels.gpu.paged_prefill import paged_prefill, prefill_shape
 from porter.runtime.kernels.paged_attention import AttentionOptions
@@ -40,18 +41,24 @@ def prefill(
     longest: int = 4096,
     page: int = 64,
     size_v: int | None = None,
+    hopper: bool = False,
     **options: Any,
 ) -> None:
+    """hopper: by what a Hopper GPU takes, otherwise by the kernel for any GPU."""
     query = torch.empty(64, 32, size, dtype=BF16)
     output = torch.empty(64, 32, size_v or size, dtype=BF16)
     tables = torch.zeros(16, 32, dtype=torch.int32)
     lens = torch.ones(16, dtype=torch.int32)
-    shape = prefill_shape(longest, max(size, size_v or 0), False)
-    paged_prefill(
+    batch = (
         query, cache(size, page), cache(size_v or size, page), tables, lens,
         torch.zeros(17, dtype=torch.int32), torch.zeros(4, 2, dtype=torch.int32),
-        shape, AttentionOptions(size**-0.5, **options), output,
     )  # fmt: skip
+    asked = AttentionOptions(size**-0.5, **options)
+    shape = prefill_shape(longest, max(size, size_v or 0), False)
+    if hopper:
+        prefill_by_gpu(*batch, longest, shape, asked, output)
+    else:
+        paged_prefill(*batch, shape, asked, output)
 
 
 CASES: dict[str, Callable[[], None]] = {
@@ -74,4 +81,13 @@ CASES: dict[str, Callable[[], None]] = {
     "prefill 128 window cap": partial(
         prefill, 128, sliding_window=1024, logits_soft_cap=50.0
     ),
-}
+    "prefill 128 hopper": partial(prefill, 128, hopper=True),
+    "prefill 64 hopper page 16": partial(prefill, 64, page=16, hopper=True),
+    "prefill 128/64 hopper sinks slopes": partial(
+        prefill, 128, size_v=64, hopper=True,
+        sinks=torch.zeros(32), alibi_slopes=torch.zeros(32),
+    ),
+    "prefill 128 hopper window cap": partial(
+        prefill, 128, hopper=True, sliding_window=1024, logits_soft_cap=50.0
+    ),
+}  # fmt: skip

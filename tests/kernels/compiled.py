@@ -34,7 +34,8 @@ class Compiled:
     """registers: of a thread. stack: bytes of local memory. products: kinds of matrix
     instruction. shared: bytes of shared memory of a program. async_copies: whether
     tiles are loaded ahead. before_turn: whether it asks for memory while the kernel in
-    front of it still runs."""
+    front of it still runs. products_overlap: whether it waits for one product of two that
+    are under way, which the compiler takes back where registers don't suffice."""
 
     case: str
     kernel: str
@@ -46,6 +47,7 @@ class Compiled:
     products: tuple[str, ...]
     async_copies: bool
     before_turn: bool
+    products_overlap: bool
 
 
 class _NoDevice:
@@ -103,6 +105,7 @@ def describe(case: str, name: str, kernel: Any) -> Compiled:
         tuple(sorted(set(re.findall(r"\b(HGMMA|HMMA|IMMA)\b", code)))),
         "LDGSTS" in code or "UTMALDG" in code,
         _loads_before_turn(kernel.asm["ptx"]),
+        "WARPGROUP.DEPBAR.LE gsb0, 0x1" in code,
     )
 
 

@@ -38,6 +38,14 @@ def test_attention_uses_the_matrix_units_and_loads_ahead() -> None:
 
 
 @pytest.mark.xdist_group("compiled kernels")
+def test_hopper_computes_softmax_beside_its_products() -> None:
+    for case, result in compiled().items():
+        if "hopper" in case.split():
+            assert result["kernel"] == "_hopper_prefill", case
+            assert result["products_overlap"], case
+
+
+@pytest.mark.xdist_group("compiled kernels")
 def test_programs_fit_beside_each_other() -> None:
     for case, result in compiled().items():
         assert result["shared"] <= 227 * 1024, case

@@ -19,6 +19,8 @@ ROPE, LEARNED = PORTS / "rope_decoder.py", PORTS / "learned_decoder.py"
 PROMPTS = [[(7 * i + n) % 131 for i in range(n)] for n in (5, 33, 1, 70)]
 # 4 query and 2 kv heads: with tp 4 each kv head is on two ranks.
 SIZES = [(2, 1), (4, 1), (1, 2), (2, 2)]
+# The most ranks of a test; where there are fewer GPUs, they share the CPU.
+DEVICE = "cuda" if torch.cuda.device_count() >= 4 else "cpu"
 
 
 @pytest.mark.parametrize(("tp", "pp"), SIZES)
@@ -27,9 +29,13 @@ def test_ranks_agree_with_one(
 ) -> None:
     for port, folder in ((ROPE, rope_model), (LEARNED, learned_model)):
         params = SamplingParams(max_tokens=12)
-        one = LLM(port, folder)
+        one = LLM(port, folder, device=DEVICE)
         with LLM(
-            port, folder, tensor_parallel_size=tp, pipeline_parallel_size=pp
+            port,
+            folder,
+            tensor_parallel_size=tp,
+            pipeline_parallel_size=pp,
+            device=DEVICE,
         ) as many:
             assert many.weight_report == one.weight_report
             expected, outputs = (m.generate(PROMPTS, params) for m in (one, many))
@@ -40,7 +46,7 @@ def test_ranks_agree_with_one(
 
 def test_a_rank_keeps_its_shard_only(rope_model: Path) -> None:
     whole = sum(p.numel() for p in rope_weights(ROPE_CONFIG).values())
-    with LLM(ROPE, rope_model, tensor_parallel_size=2) as llm:
+    with LLM(ROPE, rope_model, tensor_parallel_size=2, device=DEVICE) as llm:
         layer = llm.model.get_submodule("model.layers.0.self_attn.qkv_proj")
         assert layer.output_size_per_partition == (4 + 2 + 2) * 32 // 2
         kept = sum(p.numel() for p in llm.model.parameters())
@@ -48,10 +54,10 @@ def test_a_rank_keeps_its_shard_only(rope_model: Path) -> None:
 
 
 def test_a_second_parallel_engine_is_refused(rope_model: Path) -> None:
-    with LLM(ROPE, rope_model, tensor_parallel_size=2):
+    with LLM(ROPE, rope_model, tensor_parallel_size=2, device=DEVICE):
         with pytest.raises(UsageError, match="runs a parallel engine already"):
-            LLM(ROPE, rope_model, tensor_parallel_size=2)
-    with LLM(ROPE, rope_model, tensor_parallel_size=2) as llm:
+            LLM(ROPE, rope_model, tensor_parallel_size=2, device=DEVICE)
+    with LLM(ROPE, rope_model, tensor_parallel_size=2, device=DEVICE) as llm:
         assert llm.generate([[1]], SamplingParams(max_tokens=1))
 
 
@@ -71,12 +77,12 @@ def test_a_failure_of_a_rank_is_told(tmp_path: Path, rope_model: Path) -> None:
             "        self.breaks()\n        return self.logits_processor(",
         )
     )
-    llm = LLM(port, rope_model, tensor_parallel_size=2)
+    llm = LLM(port, rope_model, tensor_parallel_size=2, device=DEVICE)
     with pytest.raises(
         Exception, match="rank 1: .*: ArithmeticError: rank one gave up"
     ):
         llm.generate([[1, 2]], SamplingParams(max_tokens=1))
-    with LLM(ROPE, rope_model, tensor_parallel_size=2) as healthy:
+    with LLM(ROPE, rope_model, tensor_parallel_size=2, device=DEVICE) as healthy:
         assert healthy.generate([[1]], SamplingParams(max_tokens=1))
 
 
@@ -85,11 +91,19 @@ def test_a_checkpoint_error_is_one_message(tmp_path: Path) -> None:
     del weights["model.layers.1.mlp.up_proj.weight"]
     write_checkpoint(tmp_path, ROPE_CONFIG, weights)
     with pytest.raises(UsageError, match=r"lacks tensors for model\.layers\.1\.mlp\."):
-        LLM(ROPE, tmp_path, tensor_parallel_size=2)
+        LLM(ROPE, tmp_path, tensor_parallel_size=2, device=DEVICE)
 
 
 def test_heads_of_the_mlp_must_divide(tmp_path: Path) -> None:
     config = {**ROPE_CONFIG, "intermediate_size": 97}
     write_checkpoint(tmp_path, config, rope_weights(config))
     with pytest.raises(UsageError, match="97 is not divisible by 2"):
-        LLM(ROPE, tmp_path, tensor_parallel_size=2)
+        LLM(ROPE, tmp_path, tensor_parallel_size=2, device=DEVICE)
+
+
+def test_every_rank_needs_a_gpu(
+    rope_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UsageError, match="2 ranks on GPUs need 2 of them, .* sees 1;"):
+        LLM(ROPE, rope_model, tensor_parallel_size=2, device="cuda")

@@ -12,6 +12,7 @@ from porter.runtime.config import (
 from porter.runtime.kv_cache import BlockPool
 from porter.runtime.request import Request, SamplingParams
 from porter.runtime.scheduler import Scheduler
+from porter.runtime.step import largest_step
 
 
 def scheduler(num_blocks: int = 100, tokens: int = 16, seqs: int = 4) -> Scheduler:
@@ -117,3 +118,15 @@ def test_promises_yield_when_nothing_else_is_free(size: int) -> None:
     pool.release(greedy)
     pool.release(late)
     assert pool.num_free == size
+
+
+@pytest.mark.parametrize("limits", [(100, 7, 3), (100, 30, 64), (5, 30, 2), (7, 7, 1)])
+def test_the_largest_step_keeps_to_its_limits(limits: tuple[int, int, int]) -> None:
+    """Memory for it is measured before the first request."""
+    tokens, model_len, num_seqs = limits
+    step = largest_step(tokens, model_len, num_seqs, 4)
+    assert len(step.token_ids) == len(step.positions) == sum(step.query_lens)
+    assert len(step.token_ids) == min(tokens, model_len * num_seqs)
+    assert max(step.seq_lens) <= model_len and len(step.seq_lens) <= num_seqs
+    assert all(4 * len(blocks) >= max(step.seq_lens) for blocks in step.blocks)
+    assert len(step.logit_rows) <= num_seqs

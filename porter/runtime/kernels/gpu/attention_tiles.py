@@ -14,13 +14,13 @@ from porter.runtime.kernels.gpu.device import wait_for_turn
 LOG2E = tl.constexpr(1.4426950408889634)
 
 
-def rows_aligned(*caches: torch.Tensor) -> bool:
-    """Whether each head's row in each slot is whole lines of 16 bytes, which is what
-    the copy engine moves."""
+def rows_aligned(*tensors: torch.Tensor) -> bool:
+    """Whether each head's row in each slot, or of each token, is whole lines of 16
+    bytes, which is what the copy engine moves."""
     return all(
-        size * cache.element_size() % 16 == 0
-        for cache in caches
-        for size in (cache.storage_offset(), cache.shape[-1], *cache.stride()[:3])
+        size * tensor.element_size() % 16 == 0
+        for tensor in tensors
+        for size in (tensor.storage_offset(), tensor.shape[-1], *tensor.stride()[:-1])
     )
 
 
@@ -69,6 +69,38 @@ def load_tile(
 
 
 @triton.jit
+def weigh(
+    scores, peak, query_positions, positions, slopes, scale, cap, window,
+    MASKED: tl.constexpr, WINDOWED: tl.constexpr,
+    CAPPED: tl.constexpr, ALIBI: tl.constexpr,
+):  # fmt: skip
+    """Weights of keys from their products with queries, the rows' new peak, and what
+    is left of weights that were taken from the old one.
+
+    scores: [rows, keys] fp32. query_positions: [rows]. positions: [keys].
+    """
+    if CAPPED:
+        # cap * tanh(x / cap), tanh(x) = 2 sigmoid(2 x) - 1; scale has no log2(e).
+        scores = cap * (2.0 * tl.sigmoid(scores * (2.0 * scale / cap)) - 1.0)
+        scores = scores * LOG2E
+    if ALIBI:
+        if not CAPPED:
+            scores = scores * scale
+        distance = (query_positions[:, None] - positions[None, :]).to(tl.float32)
+        scores = scores - slopes[:, None] * distance
+    if MASKED:
+        visible = positions[None, :] <= query_positions[:, None]
+        if WINDOWED:
+            visible &= positions[None, :] > query_positions[:, None] - window
+        scores = tl.where(visible, scores, float("-inf"))
+    factor = 1.0 if CAPPED or ALIBI else scale
+    new_peak = tl.maximum(peak, tl.max(scores, 1) * factor)
+    # A row that has seen nothing yet has no peak to subtract.
+    level = tl.where(new_peak == float("-inf"), 0.0, new_peak) if MASKED else new_peak
+    return tl.exp2(scores * factor - level[:, None]), new_peak, tl.exp2(peak - level)
+
+
+@triton.jit
 def attend_tiles(
     output, peak, total, query, query_positions, slopes,
     key_ptr, value_ptr, table_ptr, head, begin, end, seq_len, scale, cap, window,
@@ -113,29 +145,10 @@ def attend_tiles(
         if WIDE:
             key = key.to(tl.float32)
         scores = tl.dot(query, tl.trans(key), input_precision="ieee")
-        positions = start + tl.arange(0, TILE)
-        if CAPPED:
-            # cap * tanh(x / cap), tanh(x) = 2 sigmoid(2 x) - 1; scale has no log2(e).
-            scores = cap * (2.0 * tl.sigmoid(scores * (2.0 * scale / cap)) - 1.0)
-            scores = scores * LOG2E
-        if ALIBI:
-            if not CAPPED:
-                scores = scores * scale
-            distance = (query_positions[:, None] - positions[None, :]).to(tl.float32)
-            scores = scores - slopes[:, None] * distance
-        if MASKED:
-            visible = positions[None, :] <= query_positions[:, None]
-            if WINDOWED:
-                visible &= positions[None, :] > query_positions[:, None] - window
-            scores = tl.where(visible, scores, float("-inf"))
-        factor = 1.0 if CAPPED or ALIBI else scale
-        new_peak = tl.maximum(peak, tl.max(scores, 1) * factor)
-        # A row that has seen nothing yet has no peak to subtract.
-        level = (
-            tl.where(new_peak == float("-inf"), 0.0, new_peak) if MASKED else new_peak
-        )
-        weights = tl.exp2(scores * factor - level[:, None])
-        fade = tl.exp2(peak - level)
+        weights, new_peak, fade = weigh(
+            scores, peak, query_positions, start + tl.arange(0, TILE), slopes,
+            scale, cap, window, MASKED, WINDOWED, CAPPED, ALIBI,
+        )  # fmt: skip
         total = total * fade + tl.sum(weights, 1)
         output = output * fade[:, None]
         if BULK:

@@ -64,11 +64,12 @@ def wait_for_turn(EARLY: tl.constexpr):
 
 def early_launch() -> dict[str, Any]:
     """Launch options of a kernel that takes its turn; Hopper and later."""
-    if interpreting() or not _begins_early():
+    if interpreting() or compute_capability() < 90:
         return {"EARLY": False}
     return {"EARLY": True, "launch_pdl": True}
 
 
 @functools.cache
-def _begins_early() -> bool:
-    return int(driver.active.get_current_target().arch) >= 90
+def compute_capability() -> int:
+    """Of the GPU that kernels are built for: 90 for Hopper."""
+    return int(driver.active.get_current_target().arch)

@@ -1,9 +1,13 @@
 """Attention of a mixed batch: decodes in one launch, prefills in another."""
 
+import functools
+import importlib
+from types import ModuleType
+
 import torch
 
 from porter.runtime.forward_context import AttentionMetadata
-from porter.runtime.kernels.gpu.device import interpreting
+from porter.runtime.kernels.gpu.device import compute_capability, interpreting
 from porter.runtime.kernels.gpu.paged_decode import paged_decode
 from porter.runtime.kernels.gpu.paged_prefill import (
     PrefillShape,
@@ -12,6 +16,8 @@ from porter.runtime.kernels.gpu.paged_prefill import (
     prefill_shape,
 )
 from porter.runtime.kernels.paged_attention import AttentionOptions
+
+_FEW_KEYS = 256
 
 
 def paged_attention(
@@ -39,12 +45,49 @@ def paged_attention(
             max(query.shape[-1], value_cache.shape[-1]),
             query.dtype == torch.float32 or interpreting(),
         )
-        paged_prefill(
+        prefill(
             query, key_cache, value_cache, tensors.block_tables, tensors.seq_lens,
             tensors.query_start_loc, _work(metadata, query_lens, shape, query.device),
-            shape, options, output,
+            max(metadata.seq_lens[decodes:]), shape, options, output,
         )  # fmt: skip
     return output
+
+
+def prefill(
+    query: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    block_tables: torch.Tensor,
+    seq_lens: torch.Tensor,
+    query_start_loc: torch.Tensor,
+    work: torch.Tensor,
+    most_keys: int,
+    shape: PrefillShape,
+    options: AttentionOptions,
+    output: torch.Tensor,
+) -> None:
+    """As paged_prefill, by Hopper's own instructions where they fit.
+
+    most_keys: of a sequence. With few of them a program ends before its loads, products
+    and softmaxes overlap, and two small programs an SM are quicker.
+    """
+    batch = (block_tables, seq_lens, query_start_loc, work)
+    hopper = _hopper() if most_keys > _FEW_KEYS else None
+    if hopper and hopper.suits(query, key_cache, value_cache, shape.block_m):
+        hopper.hopper_prefill(query, key_cache, value_cache, *batch, options, output)
+    else:
+        paged_prefill(query, key_cache, value_cache, *batch, shape, options, output)
+
+
+@functools.cache
+def _hopper() -> ModuleType | None:
+    """The kernel for the matrix instructions that only Hopper has, where there is one."""
+    if interpreting() or compute_capability() // 10 != 9:
+        return None
+    try:
+        return importlib.import_module("porter.runtime.kernels.gpu.hopper_prefill")
+    except ImportError:  # a Triton whose Gluon, still experimental, has other names
+        return None
 
 
 def _work(
