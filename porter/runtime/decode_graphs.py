@@ -106,9 +106,18 @@ class DecodeGraphs:
         torch.cuda.current_stream().wait_stream(side)
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool, stream=side):
+        # NCCL's watchdog asks for events in a thread of its own meanwhile.
+        with torch.cuda.graph(
+            graph, pool=pool, stream=side, capture_error_mode="thread_local"
+        ):
             logits = step()
         return _Captured(graph, wide, narrow, logits)
+
+    def release(self) -> None:
+        """Give the graphs back: NCCL doesn't leave a group that they have sums of."""
+        torch.cuda.synchronize()
+        self._captured.clear()
+        self._sizes = []
 
     def fits(self, step: StepInput) -> bool:
         """Whether the step is a decode of every sequence, of a captured size."""

@@ -60,6 +60,11 @@ class Group:
         dist.all_reduce(output, group=self.handle)
         return output
 
+    def broadcast(self, tensor: torch.Tensor) -> None:
+        """Make it the first member's, in place; contiguous."""
+        if self.world_size > 1:
+            dist.broadcast(tensor, self.ranks[0], group=self.handle)
+
     def all_gather(self, input_: torch.Tensor, dim: int = -1) -> torch.Tensor:
         """Concatenate the members' tensors along `dim`, in rank order."""
         if self.world_size == 1:
@@ -145,7 +150,8 @@ def init_groups(
     columns = [tuple(range(t, world_size, tp_size)) for t in range(tp_size)]
     tp = _join(rows, rank)
     if backend == "nccl" and tp.world_size > 1:
-        tp = replace(tp, peer_memory=join_peer_memory(tp.handle, tp.ranks))
+        place = init_method.removeprefix("file://") + "-peers"
+        tp = replace(tp, peer_memory=join_peer_memory(tp.handle, tp.ranks, place))
     return Groups(tp, _join(columns, rank))
 
 

@@ -7,7 +7,7 @@ what that step chose for it is dropped.
 """
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class Engine:
     """The first rank with its model, and the other ranks behind it.
 
     num_blocks: of the cache, by default what the memory allows. overlap: decide a step
-    while the one before runs; by default on a GPU of one rank.
+    while the one before runs; by default on GPUs, unless layers are spread over them.
     """
 
     def __init__(
@@ -65,31 +65,40 @@ class Engine:
                 runner_options,
             )
             groups = self._workers.groups
-        if overlap is None:
-            on_gpu = vllm_config.device_config.device.type == "cuda"
-            overlap = on_gpu and parallel.world_size == 1
-        self._steps_ahead = int(overlap)
+        on_gpu = vllm_config.device_config.device.type == "cuda"
+        one_stage = parallel.pipeline_parallel_size == 1
+        self._steps_ahead = int(on_gpu and one_stage if overlap is None else overlap)
         try:
             self.runner = ModelRunner(
                 port, vllm_config, groups=groups, **runner_options
             )
             self.weight_report = self.runner.weight_report
-            for report in self._workers.reports() if self._workers else ():
+            for report in self._workers.answers() if self._workers else ():
                 self.weight_report = self.weight_report.merged(report)
-            self.num_blocks = self.runner.choose_num_blocks(num_blocks)
+            self.num_blocks = self._choose_num_blocks(num_blocks)
+            self._tell("caches", self.num_blocks)
             self.runner.bind_caches(self.num_blocks)
-            if self._workers:
-                self._workers.tell("caches", self.num_blocks)
-            else:
+            if on_gpu and one_stage and vllm_config.use_cuda_graphs:
+                self._tell("graphs")
                 self.runner.capture_graphs()
         except BaseException:
             self.shutdown()
             raise
         self._pool: CachingBlockPool | None = None
         keeps = vllm_config.cache_config.enable_prefix_caching
-        if keeps or vllm_config.device_config.device.type == "cuda":
+        if keeps or on_gpu:
             # A GPU reads blocks that lie anywhere as fast as those in a row.
             self._pool = CachingBlockPool(self.num_blocks, keeps)
+
+    def _tell(self, command: str, argument: Any = None) -> None:
+        if self._workers is not None:
+            self._workers.tell(command, argument)
+
+    def _choose_num_blocks(self, asked: int | None) -> int:
+        """What every rank has room for; measuring it takes all of them."""
+        self._tell("blocks", asked)
+        chosen = [self.runner.choose_num_blocks(asked)]
+        return min(chosen + (self._workers.answers() if self._workers else []))
 
     def generate(
         self, prompts: list[list[int]], params: list[SamplingParams]
@@ -134,7 +143,10 @@ class Engine:
     def _launch(
         self, scheduler: Scheduler, scheduled: list[ScheduledRequest]
     ) -> _Launched:
-        logits = self._forward(_step_input(scheduled))
+        step = _step_input(scheduled)
+        if self._steps_ahead:
+            step = replace(step, num_chosen=_num_chosen(scheduled))
+        logits = self._forward(step)
         rows: list[int] = []
         requests: list[Request] = []
         row = 0
@@ -156,7 +168,8 @@ class Engine:
         if len(rows) < len(logits):
             logits = logits[rows]
         chosen = choose(logits, requests)
-        self.runner.keep_tokens(chosen.tokens)
+        if step.num_chosen:
+            self.runner.keep_tokens(chosen.tokens)
         for row, request in enumerate(requests):
             request.num_tokens += 1
             request.last_row = row
@@ -206,8 +219,17 @@ class Engine:
 
     def shutdown(self) -> None:
         if self._workers is not None:
+            if hasattr(self, "runner"):  # building it may be what failed
+                self.runner.release_graphs()
             self._workers.shutdown()
             self._workers = None
+
+
+def _num_chosen(scheduled: list[ScheduledRequest]) -> int:
+    return sum(
+        completes and not request.wants_prompt_logits
+        for request, _, completes in scheduled
+    )
 
 
 def _step_input(scheduled: list[ScheduledRequest]) -> StepInput:

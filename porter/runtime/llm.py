@@ -54,10 +54,10 @@ class LLM:
     The sizes of batches and of cache blocks fit the device unless given.
     enable_prefix_caching: sequences with the same beginning share its blocks, across
     calls too. load_format: "dummy" makes random weights from the config alone, to
-    measure with. cuda_graphs: capture decode steps, on a GPU of one rank. overlap:
-    decide a step while the one before it runs, which is what a GPU gets unless given.
-    use_mla: give latent attention a cache of latent vectors, which it gets on a CPU
-    unless VLLM_MLA_DISABLE is 1.
+    measure with. cuda_graphs: capture decode steps, on GPUs that have all layers each.
+    overlap: decide a step while the one before it runs, which is what such GPUs get
+    unless given. use_mla: give latent attention a cache of latent vectors, which it
+    gets on a CPU unless VLLM_MLA_DISABLE is 1.
 
     Raises UsageError on a mistake of the caller, CannotRun on what the bundled
     runtime lacks. Ranks beyond the first are processes of their own; `shutdown`, or

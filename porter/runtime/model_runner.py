@@ -121,14 +121,18 @@ class ModelRunner:
         self._tables = BlockTables(self._max_num_seqs, width)
 
     def capture_graphs(self) -> None:
-        """Make decode steps single launches, on a GPU of one rank."""
-        if self.device.type != "cuda" or not self.vllm_config.use_cuda_graphs:
-            return
+        """Make decode steps single launches, on GPUs; all ranks at the same time."""
         self.graphs = DecodeGraphs(
             self._logits_of_all, self._tables, self.block_size, self.last_tokens
         )
         self.graphs.capture(self._max_num_seqs)
         self._warm_up()
+
+    def release_graphs(self) -> None:
+        """Before the groups whose sums they have captured are left."""
+        if self.graphs is not None:
+            self.graphs.release()
+            self.graphs = None
 
     def _warm_up(self) -> None:
         """Compile what steps of few tokens run: no request should wait for it."""
@@ -170,8 +174,14 @@ class ModelRunner:
         return peak
 
     def keep_tokens(self, tokens: torch.Tensor) -> None:
-        """What the step has chosen, for the next one to begin with."""
-        self.last_tokens[: len(tokens)].copy_(tokens)
+        """What the step has chosen, for the next one to begin with, on all ranks."""
+        kept = self.last_tokens[: len(tokens)]
+        kept.copy_(tokens)
+        self.groups.tp.broadcast(kept)
+
+    def receive_tokens(self, count: int) -> None:
+        """The other ranks' part of `keep_tokens`."""
+        self.groups.tp.broadcast(self.last_tokens[:count])
 
     @torch.inference_mode()
     def run(self, step: StepInput) -> torch.Tensor | None:

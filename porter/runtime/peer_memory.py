@@ -16,14 +16,15 @@ import torch.distributed as dist
 HALF = 1 << 18
 
 
-def join_peer_memory(handle: Any, ranks: tuple[int, ...]) -> Any:
+def join_peer_memory(handle: Any, ranks: tuple[int, ...], meeting_place: str) -> Any:
     """This rank's `PeerMemory` of a process group, or None on all of its ranks.
 
     handle: the torch process group of `ranks`, whose devices are current.
+    meeting_place: a path in a folder of this engine's own.
     """
     if os.environ.get("PORTER_PEER_MEMORY") == "0" or not _reachable(ranks):
         return None
-    memory = _mapped(handle)
+    memory = _mapped(handle, f"{meeting_place}-{'-'.join(map(str, ranks))}")
     all_have_it = torch.tensor(int(memory is not None), device="cuda")
     dist.all_reduce(all_have_it, dist.ReduceOp.MIN, group=handle)
     return memory if all_have_it else None
@@ -37,7 +38,7 @@ def _reachable(ranks: tuple[int, ...]) -> bool:
     return all(torch.cuda.can_device_access_peer(a, b) for a, b in pairs)
 
 
-def _mapped(handle: Any) -> Any:
+def _mapped(handle: Any, meeting_place: str) -> Any:
     try:
         from torch.distributed import _symmetric_memory as symm_mem
 
@@ -48,20 +49,24 @@ def _mapped(handle: Any) -> Any:
         )
     except ImportError:
         return None
-    world = dist.get_world_size(handle)
+    rank, world = dist.get_rank(handle), dist.get_world_size(handle)
     device = torch.device("cuda", torch.cuda.current_device())
     buffer_bytes = 2 * HALF * WIDEST
     try:
         buffers = symm_mem.empty(2 * buffer_bytes, dtype=torch.uint8, device=device)
         flags = symm_mem.empty(flags_needed(world), dtype=torch.int32, device=device)
         flags.zero_()
-        addresses = symm_mem.rendezvous(buffers, handle).buffer_ptrs
-        flag_addresses = symm_mem.rendezvous(flags, handle).buffer_ptrs
+        # By a name of its own: torch numbers process groups, and what it keeps under
+        # a number would be an earlier engine's.
+        store = dist.FileStore(meeting_place, world)
+        symm_mem._SymmetricMemory.set_group_info(meeting_place, rank, world, store)
+        addresses = symm_mem.rendezvous(buffers, meeting_place).buffer_ptrs
+        flag_addresses = symm_mem.rendezvous(flags, meeting_place).buffer_ptrs
     except (RuntimeError, AttributeError):
         return None
     tables = [[base + turn * buffer_bytes for base in addresses] for turn in range(2)]
     return PeerMemory(
-        dist.get_rank(handle),
+        rank,
         torch.tensor(tables, device=device),
         torch.tensor(list(flag_addresses), device=device),
         HALF,

@@ -10,7 +10,8 @@ class StepInput:
     token_ids, positions: of all tokens. query_lens, seq_lens: of each sequence, its
     tokens in this step and in the cache after it. blocks: of each sequence.
     logit_rows: tokens whose logits are wanted. from_last: (token of the batch, which
-    of the last step's tokens it is) where only the device knows it.
+    of the last step's tokens it is) where only the device knows it. num_chosen: how many
+    tokens it chooses for the next step to begin with, where that doesn't wait for them.
     """
 
     token_ids: list[int]
@@ -20,6 +21,7 @@ class StepInput:
     blocks: list[list[int]]
     logit_rows: list[int] = field(default_factory=list)
     from_last: list[tuple[int, int]] = field(default_factory=list)
+    num_chosen: int = 0
 
 
 def largest_step(

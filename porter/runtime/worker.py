@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ import torch
 import torch.distributed as dist
 
 from porter.gap import CannotRun, UsageError
-from porter.runtime.accounting import WeightReport
 from porter.runtime.distributed import destroy_groups, init_groups
 from porter.runtime.hf_config import make_vllm_config
 from porter.runtime.model_runner import ModelRunner
@@ -80,8 +79,9 @@ class WorkerGroup:
         torch.set_num_threads(threads)
         self.groups = init_groups(0, tp_size, pp_size, meeting_place, backend)
 
-    def reports(self) -> list[WeightReport]:
-        """Wait until all workers have their models loaded."""
+    def answers(self) -> list[Any]:
+        """What each worker answers next: its weight report once it has its model, and
+        the number to the command "blocks"."""
         return [self._answer(i) for i in range(len(self._pipes))]
 
     def tell(self, command: str, argument: Any) -> None:
@@ -116,12 +116,12 @@ class WorkerGroup:
     def shutdown(self) -> None:
         for pipe in self._pipes:
             pipe.close()  # a worker that waits for a command ends on this
+        destroy_groups()  # now, as the workers do: NCCL waits for all ranks to leave
         for process in self._processes:
             process.join(timeout=2)
             if process.is_alive():
                 process.terminate()
                 process.join()
-        destroy_groups()
         torch.set_num_threads(self._previous_threads)
         self._folder.cleanup()
 
@@ -158,6 +158,7 @@ def _work(
 ) -> None:
     """A worker's life: build, report, then run steps until the pipe closes."""
     torch.set_num_threads(threads)
+    runner: ModelRunner | None = None
     try:
         device = torch.device("cpu")
         if backend == "nccl":
@@ -169,24 +170,38 @@ def _work(
         pipe.send(("ready", runner.weight_report))
         while True:
             command, argument = pipe.recv()
-            if command == "caches":
-                runner.bind_caches(argument)
-            else:
-                _run_step(runner, argument, tp_size)
+            match command:
+                case "blocks":
+                    pipe.send(("ready", runner.choose_num_blocks(argument)))
+                case "caches":
+                    runner.bind_caches(argument)
+                case "graphs":
+                    runner.capture_graphs()
+                case _:
+                    _run_step(runner, argument, tp_size)
     except EOFError:
         pass  # the engine is shut down
     except UsageError as error:
-        pipe.send(("usage", str(error)))
+        _tell_failure(pipe, "usage", str(error))
     except CannotRun as error:
-        pipe.send(("cannot", str(error)))
+        _tell_failure(pipe, "cannot", str(error))
     except Exception as error:
-        pipe.send(("cannot", f"{type(error).__name__}: {error}"))
+        _tell_failure(pipe, "cannot", f"{type(error).__name__}: {error}")
     finally:
+        if runner is not None:
+            runner.release_graphs()
         destroy_groups()
+
+
+def _tell_failure(pipe: Connection, kind: str, message: str) -> None:
+    with suppress(OSError):  # the engine gave up first
+        pipe.send((kind, message))
 
 
 def _run_step(runner: ModelRunner, step: StepInput, tp_size: int) -> None:
     logits = runner.run(step)
+    if runner.groups.pp.is_first_rank and step.num_chosen:
+        runner.receive_tokens(step.num_chosen)
     if logits is None or runner.groups.pp.is_first_rank:
         return
     if dist.get_rank() % tp_size == 0:  # one rank of the last stage speaks for it

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -42,11 +43,6 @@ def check(
         for cache in caches:
             cache[tables[i][blocks[i] - 1], :, (n - 1) % page + 1 :] = float("nan")
     caches = [cache.transpose(1, 2) for cache in caches]
-    options = {
-        n: v.to(DEVICE) if isinstance(v, torch.Tensor) else v
-        for n, v in options.items()
-    }
-    asked = AttentionOptions(0.3, **options)
 
     def ints(values: list[Any]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.int32, device=DEVICE)
@@ -62,14 +58,23 @@ def check(
             ints(starts), ints([n for _, n in lengths]), ints(tables)
         ),
     )
-    got = paged_attention.on_gpu(query, *caches, metadata, asked)
+    there = {
+        n: v.to(DEVICE) if isinstance(v, torch.Tensor) else v
+        for n, v in options.items()
+    }
+    got = paged_attention.on_gpu(
+        query, *caches, metadata, AttentionOptions(0.3, **there)
+    )
+    # On the CPU: on a GPU, torch 2.11 reads past the end of biases such as ALiBi's.
+    given = [x.nan_to_num().cpu() for x in (query, *caches)]
+    metadata = replace(metadata, block_tables=metadata.block_tables.cpu())
+    asked = AttentionOptions(0.3, **options)
     exact, rounded = (
-        paged_attention.reference(
-            *(x.nan_to_num().to(wide) for x in (query, *caches)), metadata, asked
-        )
+        paged_attention.reference(*(x.to(wide) for x in given), metadata, asked)
         for wide in (torch.float64, torch.float32)
     )
-    assert_near(got, exact, 2 * relative_error(rounded, exact))
+    # Kernels sum a product's terms one after another, torch in blocks.
+    assert_near(got, exact, 4 * relative_error(rounded, exact))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -44,6 +44,25 @@ def test_ranks_agree_with_one(
             assert rel_rmse(logits, torch.cat(one.prefill_logits(PROMPTS))) < 1e-5
 
 
+@pytest.mark.parametrize(("tp", "pp"), SIZES)
+def test_ranks_overlap_steps(tp: int, pp: int, rope_model: Path) -> None:
+    """Each begins a step with tokens that only the first rank has chosen."""
+    kinds = [
+        SamplingParams(max_tokens=12),
+        SamplingParams(max_tokens=1),
+        SamplingParams(max_tokens=9, temperature=0.8, seed=3),
+        SamplingParams(max_tokens=20),
+    ]
+    with LLM(
+        ROPE, rope_model, tensor_parallel_size=tp, pipeline_parallel_size=pp,
+        device=DEVICE, overlap=True, max_num_seqs=3, max_num_batched_tokens=30,
+    ) as many:  # fmt: skip
+        outputs = many.generate(PROMPTS, kinds)
+    one = LLM(ROPE, rope_model, device=DEVICE, overlap=False)
+    for got, expected in zip(outputs, one.generate(PROMPTS, kinds), strict=True):
+        assert got.token_ids == expected.token_ids
+
+
 def test_a_rank_keeps_its_shard_only(rope_model: Path) -> None:
     whole = sum(p.numel() for p in rope_weights(ROPE_CONFIG).values())
     with LLM(ROPE, rope_model, tensor_parallel_size=2, device=DEVICE) as llm:

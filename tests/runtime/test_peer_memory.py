@@ -32,17 +32,17 @@ def test_small_tensors_are_summed_there_and_large_ones_by_the_group(
 def test_there_is_none_where_gpus_are_out_of_reach(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def never(handle: object) -> None:
+    def never(handle: object, meeting_place: str) -> None:
         raise AssertionError("it was mapped")
 
     monkeypatch.setattr(peer_memory, "_mapped", never)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     reach = {(0, 1): True, (1, 0): False}
     monkeypatch.setattr(torch.cuda, "can_device_access_peer", lambda *p: reach[p])
-    assert peer_memory.join_peer_memory(object(), (0, 1)) is None
+    assert peer_memory.join_peer_memory(object(), (0, 1), "x") is None
     reach[1, 0] = True
     with pytest.raises(AssertionError, match="it was mapped"):
-        peer_memory.join_peer_memory(object(), (0, 1))
-    assert peer_memory.join_peer_memory(object(), (0, 2)) is None
+        peer_memory.join_peer_memory(object(), (0, 1), "x")
+    assert peer_memory.join_peer_memory(object(), (0, 2), "x") is None
     monkeypatch.setenv("PORTER_PEER_MEMORY", "0")
-    assert peer_memory.join_peer_memory(object(), (0, 1)) is None
+    assert peer_memory.join_peer_memory(object(), (0, 1), "x") is None
