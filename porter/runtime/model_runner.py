@@ -138,7 +138,7 @@ class ModelRunner:
         """Compile what steps of few tokens run: no request should wait for it."""
         budget = self.vllm_config.scheduler_config.max_num_batched_tokens
         longest = min(budget, self.vllm_config.model_config.max_model_len)
-        for count in {min(n, longest) for n in (2, 40, 200)}:
+        for count in {min(n, longest) for n in (2, 40, 200, 400)}:
             blocks = [0] * -(-count // self.block_size)
             lens = [1, count] if self._max_num_seqs > 1 else [count]
             positions = [i for n in lens for i in range(n)]
