@@ -47,7 +47,7 @@ def _rank(rank: int, world: int, folder: str, path: Path | None) -> None:
     )
     peer_memory.HALF = max(SIZES)
     group = dist.group.WORLD
-    memory = peer_memory.join_peer_memory(group, tuple(range(world)), f"{folder}/peers")
+    memory = peer_memory.join_peer_memory(group, tuple(range(world)))
     if memory is None:
         sys.exit("these GPUs can't read each other's memory")
     rows: list[dict[str, Any]] = []

@@ -150,8 +150,7 @@ def init_groups(
     columns = [tuple(range(t, world_size, tp_size)) for t in range(tp_size)]
     tp = _join(rows, rank)
     if backend == "nccl" and tp.world_size > 1:
-        place = init_method.removeprefix("file://") + "-peers"
-        tp = replace(tp, peer_memory=join_peer_memory(tp.handle, tp.ranks, place))
+        tp = replace(tp, peer_memory=join_peer_memory(tp.handle, tp.ranks))
     return Groups(tp, _join(columns, rank))
 
 

@@ -1,7 +1,8 @@
 """Memory that all ranks of a group read and write over NVLink, for sums of small tensors.
 
 torch's symmetric memory maps it. Where the GPUs can't reach each other, or torch can't map
-it, there is none and NCCL sums everything. PORTER_PEER_MEMORY=0 has the same effect.
+it, there is none and NCCL sums everything; for the second engine of a process too.
+PORTER_PEER_MEMORY=0 has the same effect.
 """
 
 import os
@@ -14,20 +15,31 @@ import torch.distributed as dist
 # take 11.9 us for 512 KiB and 18.0 for 1 MiB, NCCL 14.0 and 17.7 (figures/all_reduce.py).
 # Four buffers of so many elements are taken on each GPU.
 HALF = 1 << 18
+_joined = False  # whether this process has had peer memory before
 
 
-def join_peer_memory(handle: Any, ranks: tuple[int, ...], meeting_place: str) -> Any:
+def join_peer_memory(handle: Any, ranks: tuple[int, ...]) -> Any:
     """This rank's `PeerMemory` of a process group, or None on all of its ranks.
 
     handle: the torch process group of `ranks`, whose devices are current.
-    meeting_place: a path in a folder of this engine's own.
     """
+    global _joined
     if os.environ.get("PORTER_PEER_MEMORY") == "0" or not _reachable(ranks):
         return None
-    memory = _mapped(handle, f"{meeting_place}-{'-'.join(map(str, ranks))}")
-    all_have_it = torch.tensor(int(memory is not None), device="cuda")
-    dist.all_reduce(all_have_it, dist.ReduceOp.MIN, group=handle)
-    return memory if all_have_it else None
+    # torch numbers the ranks' exchanges of handles process by process: one that has had
+    # an engine before would wait for ever for the messages of one that hasn't.
+    if not _all(not _joined, handle):
+        return None
+    _joined = True
+    memory = _mapped(handle)
+    return memory if _all(memory is not None, handle) else None
+
+
+def _all(holds: bool, handle: Any) -> bool:
+    """Whether it holds on all ranks."""
+    everywhere = torch.tensor(int(holds), device="cuda")
+    dist.all_reduce(everywhere, dist.ReduceOp.MIN, group=handle)
+    return bool(everywhere)
 
 
 def _reachable(ranks: tuple[int, ...]) -> bool:
@@ -38,7 +50,7 @@ def _reachable(ranks: tuple[int, ...]) -> bool:
     return all(torch.cuda.can_device_access_peer(a, b) for a, b in pairs)
 
 
-def _mapped(handle: Any, meeting_place: str) -> Any:
+def _mapped(handle: Any) -> Any:
     try:
         from torch.distributed import _symmetric_memory as symm_mem
 
@@ -49,24 +61,20 @@ def _mapped(handle: Any, meeting_place: str) -> Any:
         )
     except ImportError:
         return None
-    rank, world = dist.get_rank(handle), dist.get_world_size(handle)
+    world = dist.get_world_size(handle)
     device = torch.device("cuda", torch.cuda.current_device())
     buffer_bytes = 2 * HALF * WIDEST
     try:
         buffers = symm_mem.empty(2 * buffer_bytes, dtype=torch.uint8, device=device)
         flags = symm_mem.empty(flags_needed(world), dtype=torch.int32, device=device)
         flags.zero_()
-        # By a name of its own: torch numbers process groups, and what it keeps under
-        # a number would be an earlier engine's.
-        store = dist.FileStore(meeting_place, world)
-        symm_mem._SymmetricMemory.set_group_info(meeting_place, rank, world, store)
-        addresses = symm_mem.rendezvous(buffers, meeting_place).buffer_ptrs
-        flag_addresses = symm_mem.rendezvous(flags, meeting_place).buffer_ptrs
+        addresses = symm_mem.rendezvous(buffers, handle).buffer_ptrs
+        flag_addresses = symm_mem.rendezvous(flags, handle).buffer_ptrs
     except (RuntimeError, AttributeError):
         return None
     tables = [[base + turn * buffer_bytes for base in addresses] for turn in range(2)]
     return PeerMemory(
-        rank,
+        dist.get_rank(handle),
         torch.tensor(tables, device=device),
         torch.tensor(list(flag_addresses), device=device),
         HALF,
