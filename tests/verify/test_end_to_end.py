@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from porter.gap import UsageError
 from porter.verify import verify
@@ -46,6 +47,21 @@ def test_a_right_port_passes(port: Path, tp: int) -> None:
     assert all(result.invariances.values())
     assert ({"tp2", "pp2"} <= set(result.invariances)) == (tp == 1)
     assert result.unused_weights == result.uninitialised_weights == []
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_right_port_passes_on_a_gpu(port: Path) -> None:
+    result = verify(port, device="cuda")
+    assert result.passed, result.failures
+    assert 0 < result.logits_rel_rmse < 1e-5
+    assert ("tp2" in result.invariances) == (torch.cuda.device_count() > 1)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_wrong_port_is_found_out_on_a_gpu(port: Path) -> None:
+    edit(port, *FAULTS["scale"][0])
+    result = verify(port, device="cuda")
+    assert result.first_divergence == FAULTS["scale"][1]
 
 
 def test_two_ranks_hold_half_of_the_layers_each(port: Path, tmp_path: Path) -> None:

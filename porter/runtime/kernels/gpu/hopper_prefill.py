@@ -70,6 +70,7 @@ def _block(turn, batch, WINDOWED: gl.constexpr):
 
 @gluon.jit
 def _turns(batch):
+    """How many blocks the program with the most of them takes."""
     num_blocks = batch[3]
     return (num_blocks + gl.num_programs(0) - 1) // gl.num_programs(0)
 
@@ -85,7 +86,8 @@ def _load(
     for turn in range(_turns(batch)):
         valid, head, seq, seq_len, rows, begin, end = _block(turn, batch, WINDOWED)
         if valid:
-            load_queries(query_desc, queries, turn, head, rows[0] + rows[1])
+            start, first_row, num_queries, position = rows
+            load_queries(query_desc, queries, turn, head, start + first_row)
             table = table_ptr + seq.to(gl.int64) * table_stride
             last_page = (seq_len - 1) // PAGE
             for i in range(end - begin):

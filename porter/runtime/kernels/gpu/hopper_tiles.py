@@ -41,6 +41,7 @@ def arrived(ring, count):
 
 @gluon.jit
 def release(ring, count):
+    """This reader is done with what came as number `count`."""
     tiles, full, empty = ring
     mbarrier.arrive(empty.index(count % STAGES))
 
