@@ -6,6 +6,7 @@ user names a folder that holds one (`--transformers DIR`, or PORTER_TRANSFORMERS
 are read; only `verify` runs it, in a process of its own.
 """
 
+import functools
 import importlib.util
 import os
 import re
@@ -78,6 +79,13 @@ def version_of(root: Path) -> str:
     text = (root / "__init__.py").read_text(encoding="utf-8")
     found = re.search(r'^__version__ = "([^"]+)"', text, re.MULTILINE)
     return found[1] if found else metadata.version("transformers")
+
+
+@functools.cache
+def release_of(root: Path) -> tuple[int, int]:
+    """The first two numbers of a transformers package's version."""
+    major, minor = re.findall(r"\d+", version_of(root))[:2]
+    return int(major), int(minor)
 
 
 def transformers_version() -> str:

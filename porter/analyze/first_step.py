@@ -12,9 +12,12 @@ from porter.analyze.graph import Frame, Loop, Node, axis_size, iter_nodes, walk
 from porter.analyze.symbols import Sym, key, unwrap
 from porter.analyze.values import Cache, Function, Module, is_scalar
 from porter.gap import Gap, Refused
+from porter.release import library_of, release_of
 
-# The name under which transformers' generation hands the cache of the last step over.
-CACHE_ARGUMENT = "past_key_values"
+# The names under which transformers' generation hands the cache of the last step over;
+# it is `cache` since 5.24, when code of earlier releases still takes the old name.
+_CACHE_ARGUMENTS = ("cache", "past_key_values")
+_RENAMED = (5, 24)
 # And the name of the mask of ones, one for each token so far, as none is padded.
 MASK_ARGUMENT = "attention_mask"
 
@@ -22,6 +25,13 @@ MASK_ARGUMENT = "attention_mask"
 def accepts(forward: Function) -> set[str]:
     """The names of the arguments of a forward."""
     return {a.arg for a in (*forward.node.args.args, *forward.node.args.kwonlyargs)}
+
+
+def cache_argument(interp, forward: Function) -> str | None:
+    """The argument of forward that takes the cache, if any."""
+    renamed = release_of(library_of(interp.file.path)) >= _RENAMED
+    names = _CACHE_ARGUMENTS if renamed else _CACHE_ARGUMENTS[1:]
+    return next((name for name in names if name in accepts(forward)), None)
 
 
 def arguments_of_a_step(
@@ -35,8 +45,8 @@ def arguments_of_a_step(
     given: dict[str, Any] = {"input_ids": input_ids}
     if "use_cache" in accepted:  # as in generation; the default comes from the config
         given["use_cache"] = True
-    if CACHE_ARGUMENT in accepted:
-        given[CACHE_ARGUMENT] = Cache()
+    if (name := cache_argument(interp, forward)) is not None:
+        given[name] = Cache()
     if masked and MASK_ARGUMENT in accepted:
         given[MASK_ARGUMENT] = positions.ones(interp)
     return given
@@ -50,17 +60,18 @@ def check_first_step(
     given: the arguments of a later step; later: its logits. Does nothing where forward
     takes no cache.
     """
-    if CACHE_ARGUMENT not in given:
+    taken = cache_argument(interp, forward)
+    if taken not in given:
         return
     frames = list(interp.frames)
-    without = {k: v for k, v in given.items() if k != CACHE_ARGUMENT}
+    without = {k: v for k, v in given.items() if k != taken}
     for module, name, value in reversed(interp.written):
         module.attrs[name] = value  # each step is followed from what was built
     interp.first_step, interp.given_cache = True, None
     try:
         first = logits_of(interp.call_in_frame(root, forward, [], without))
     finally:
-        interp.first_step, interp.given_cache = False, given[CACHE_ARGUMENT]
+        interp.first_step, interp.given_cache = False, given[taken]
         interp.frames[:] = frames
     place = difference(first, later) if isinstance(first, Node) else later
     if place is not None:

@@ -47,7 +47,7 @@ _MASKS = {
 }
 _MASK_ARGS = {
     "config", "inputs_embeds", "input_embeds", "attention_mask", "cache_position",
-    "past_key_values", "position_ids", "layer_idx", "allow_is_causal_skip",
+    "past_key_values", "cache", "position_ids", "layer_idx", "allow_is_causal_skip",
 }  # fmt: skip
 _MASK_ORDER = [
     "config",

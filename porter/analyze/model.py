@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from porter.analyze.first_step import (
-    CACHE_ARGUMENT,
     arguments_of_a_step,
+    cache_argument,
     check_first_step,
     logits_of,
 )
@@ -185,10 +185,11 @@ def _follow(
     input_ids.dtype = "int64"
     interp.line = forward.node.lineno
     given = arguments_of_a_step(interp, forward, input_ids, masked)
-    if past is not None and CACHE_ARGUMENT in given:
-        given[CACHE_ARGUMENT] = past
-    else:
-        interp.given_cache = given.get(CACHE_ARGUMENT)
+    takes_cache = cache_argument(interp, forward)
+    if takes_cache is not None and past is not None:
+        given[takes_cache] = past
+    elif takes_cache is not None:
+        interp.given_cache = given[takes_cache]
     taken = [a.arg for a in (*forward.node.args.args, *forward.node.args.kwonlyargs)]
     interp.cacheless = not any("past" in name or "cache" in name for name in taken)
     result = interp.call_in_frame(root, forward, [], given)

@@ -277,17 +277,26 @@ def _type(interp, x):
 
 
 def _all(interp, x):
-    verdicts = [interp.truth(v) for v in interp.sequence(x)]
-    if all(isinstance(v, bool) for v in verdicts):
-        return all(verdicts)
-    raise interp.gap("`all` depends on the config")
+    return _together(interp, x, "and")
 
 
 def _any(interp, x):
-    verdicts = [interp.truth(v) for v in interp.sequence(x)]
-    if all(isinstance(v, bool) for v in verdicts):
-        return any(verdicts)
-    raise interp.gap("`any` depends on the config")
+    return _together(interp, x, "or")
+
+
+def _together(interp, x, op: str):
+    """The truth of all values or of any: a bool, or a condition on the config."""
+    settles = op == "or"
+    unknown = []
+    for value in interp.sequence(x):
+        verdict = interp.truth(value)
+        if verdict is settles:
+            return settles
+        if not isinstance(verdict, bool):
+            unknown.append(verdict)
+    if not unknown:
+        return not settles
+    return interp.decide(unknown[0] if len(unknown) == 1 else Sym(op, tuple(unknown)))
 
 
 _BUILTINS: dict[str, Any] = {

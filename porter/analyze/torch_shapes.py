@@ -176,8 +176,6 @@ def repeat_interleave(interp, x, repeats, dim=None, output_size=None):
 
 
 def repeat(interp, x, *sizes):
-    from porter.analyze.graph import Factor
-
     sizes = tuple(_flat_sizes(interp, sizes))
     axes = [()] * (len(sizes) - len(x.axes)) + list(x.axes)
     out = []
@@ -188,7 +186,7 @@ def repeat(interp, x, *sizes):
             out.append(sized_axis(size, repeats=True))
         else:
             forbid_tokens(interp, axis, "`repeat`")
-            out.append((Factor(size, "", repeats=True), *axis))
+            out.append((*sized_axis(size, repeats=True), *axis))
     return rearranged(interp, x, lambda: out)
 
 

@@ -59,8 +59,9 @@ class WeightsWriter:
                 weights = f"self.hf_to_vllm_mapper.apply({weights})"
         tied = self.profile.tied.format(head=self.head) if self.head else ""
         text = self.profile.loader.format(
-            weights=weights, tied=tied, stacked=self._stacked(), buffers=self._buffers()
-        )
+            weights=weights, tied=tied, stacked=self._stacked(), buffers=self._buffers(),
+            unexpected=self._unexpected(),
+        )  # fmt: skip
         return [text, *("\n" + each for each in further)]
 
     def _rules(self) -> str:
@@ -76,6 +77,10 @@ class WeightsWriter:
             return "[]"
         lines = ["# (param_name, weight_name, shard_id)", *(f"{r!r}," for r in rows)]
         return "[\n" + "\n".join(" " * 12 + line for line in lines) + "\n        ]"
+
+    def _unexpected(self) -> str:
+        ends = self.plan.unexpected
+        return f", ignore_unexpected_suffixes={ends!r}" if ends else ""
 
     def _buffers(self) -> str:
         line = "params_dict.update(self.named_buffers())\n"

@@ -20,7 +20,8 @@ from porter.transforms.wrapped_linears import name_below
 class WeightPlan:
     """stacked: checkpoint part -> (port part, shard); suffixes: renamed parameters;
     layouts: what is stored in another order; packed: for LoRA; buffers: whether some are
-    in the checkpoint."""
+    in the checkpoint. ignored: names that are left out; unexpected: ends of names that are
+    where the model doesn't have them."""
 
     stacked: dict[str, tuple[str, Any]] = field(default_factory=dict)
     suffixes: dict[str, str] = field(default_factory=dict)
@@ -28,6 +29,7 @@ class WeightPlan:
     layouts: list[Rule] = field(default_factory=list)
     packed: dict[str, list[str]] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
     renamed: dict[str, str] = field(default_factory=dict)
     unused: list[str] = field(default_factory=list)
     experts: list[ExpertWeights] = field(default_factory=list)
@@ -49,7 +51,8 @@ def plan_weights(
     head = next(n for n in walk([facts.logits]) if n.op == "logits").attrs["module"]
     plan.layouts = rules(facts, [*children, (head.name, head)])
     _base_model_prefix(plan, facts, graph)
-    _ignored(plan, facts, [*(c for _, c in children if c.leaf), head])
+    sides = [m for s in scopes for m in s.alternatives.values()]
+    _ignored(plan, facts, [*(c for _, c in children), *sides, head])
     experts = [e for e in (_experts(n) for n in graph.order) if e is not None]
     plan.renamed = renamings(facts, experts)
     plan.experts = experts
@@ -237,18 +240,42 @@ def _base_model_prefix(plan: WeightPlan, facts: Facts, graph: FrameGraph) -> Non
             plan.prefixes[f"{name}."] = f"{prefix}.{name}."
 
 
-def _ignored(plan: WeightPlan, facts: Facts, layers: list[Module]) -> None:
+def _may_be_absent(module: Module) -> bool:
+    """Whether some layers have another module in its place, or in an owner's."""
+    for inner in _owners(module):
+        held = inner.owner.attrs.values() if inner.owner is not None else ()
+        for value in held:
+            if isinstance(value, Choice) and (
+                inner is value.then or inner is value.other
+            ):
+                return True
+    return False
+
+
+def _parameters(module: Module) -> list[str]:
+    """Names of what a module itself has in the checkpoint."""
+    if module.leaf:
+        return ["weight", "bias"]
+    return [n for n, v in module.attrs.items() if isinstance(v, Node) and _is_stored(v)]
+
+
+def _ignored(plan: WeightPlan, facts: Facts, modules: list[Module]) -> None:
     """Names that the source declares as left over in old checkpoints: transformers asks
     the patterns only of names that the model doesn't have."""
     value = facts.class_values.get("_keys_to_ignore_on_load_unexpected")
     if not isinstance(value, (list, tuple)) or isinstance(value, Opaque):
         return
-    stored = [part for m in layers for part in m.attrs.get("parts", [m])]
-    names = [(*m.path, name) for m in stored for name in ("weight", "bias")]
+    stored = [part for m in modules for part in m.attrs.get("parts", [m])]
+    names = [(*m.path, name) for m in stored for name in _parameters(m)]
+    absent = [(*m.path, n) for m in stored if _may_be_absent(m) for n in _parameters(m)]
     for pattern in value:
         if not isinstance(pattern, str):
             continue
         taken = [n for n in names if re.search(pattern, ".".join(n).replace("*", "0"))]
+        for name in [n for n in absent if n in taken]:
+            tail = ".".join(name).rpartition("*.")[2]
+            if re.search(pattern, tail) and tail not in plan.unexpected:
+                plan.unexpected.append(tail)
         tails = dict.fromkeys(r"\.".join(map(re.escape, n[-2:])) for n in taken)
         if tails:
             pattern = rf"^(?!.*\b({'|'.join(tails)})$).*(?:{pattern})"

@@ -36,8 +36,9 @@ class Profile:
     rope_types: those computed as in transformers; yarn_lacks: parameters of yarn that the
         release doesn't read.
     window: the layer's window as attention is given it, None where it takes it as it is.
-    loader: the text of load_weights. Fields: weights, stacked, buffers, tied; tied: what
-        that is where the head may be the embedding. Field: head.
+    loader: the text of load_weights. Fields: weights, stacked, buffers, unexpected (names
+        that are left out where the model has no place for them), tied; tied: what that is
+        where the head may be the embedding. Field: head.
     renames: whether the release's WeightsMapper takes regexes and stacked parts.
     lora_lists: whether LoRA asks for lists of modules.
     passed_on: keywords of attention that its signature leaves to the backend.

@@ -37,7 +37,7 @@ IMPORTS = {
 
 LOADER = """\
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
-        loader = AutoWeightsLoader(self{tied})
+        loader = AutoWeightsLoader(self{tied}{unexpected})
         return loader.load_weights({weights}, mapper=self.hf_to_vllm_mapper)"""
 
 PROFILE = Profile(

@@ -78,7 +78,7 @@ class VllmLLM:
             "trust_remote_code": trust_remote_code,
             "enforce_eager": not compiled,
             "hf_overrides": {"architectures": list(ports)} if ports else None,
-            **fixed_arguments(),
+            **fixed_arguments(dtype),
             **options,
         }
         with keep_quiet() as self._log:
@@ -266,7 +266,7 @@ def without_old_garbage() -> Iterator[None]:
         gc.unfreeze()
 
 
-def fixed_arguments() -> dict[str, Any]:
+def fixed_arguments(dtype: str) -> dict[str, Any]:
     """vLLM's arguments that are the same for every port that is checked."""
     from vllm.platforms import current_platform
 
@@ -286,4 +286,8 @@ def fixed_arguments() -> dict[str, Any]:
         # Some C++ kernels of the CPU build give wrong results; without them vLLM's
         # layers run the torch code that they are documented by.
         arguments["compilation_config"] = {"custom_ops": ["none"]}
+        if dtype == "float32":
+            # The backend of latent attention that a CPU with AMX gets by itself is for
+            # 16 bits only. Layers without latents aren't asked.
+            arguments["attention_config"] = {"backend": "CPU_MLA"}
     return arguments

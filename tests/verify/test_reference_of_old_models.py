@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 from transformers.modeling_outputs import CausalLMOutput
+from transformers.utils import ModelOutput
 
 from porter.verify.other_release import read_otherwise
 from porter.verify.reference import trace_reference
@@ -29,6 +30,31 @@ class WithoutMemory(nn.Module):
 def test_a_model_that_takes_no_use_cache_is_traced() -> None:
     (trace,) = trace_reference(WithoutMemory(), [[1, 2, 3]], 4)
     assert len(trace.tokens) == 4
+
+
+class WithCache(nn.Module):
+    """A model as of transformers 5.24, which names its memory `cache`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(11, 11)
+        self.given: list[int] = []
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        cache: list[torch.Tensor] | None = None,
+        use_cache: bool = False,
+    ) -> ModelOutput:
+        self.given.append(input_ids.shape[1])
+        seen = [*(cache or []), input_ids]
+        return ModelOutput(logits=self.table(input_ids), cache=seen)
+
+
+def test_a_cache_is_handed_back_under_its_name() -> None:
+    model = WithCache()
+    trace_reference(model, [[1, 2, 3]], 4)
+    assert model.given == [3, 3, 1, 1, 1]  # the prompt's logits, then step by step
 
 
 class CountedConfig(PreTrainedConfig):

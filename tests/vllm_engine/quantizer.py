@@ -15,9 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 GROUP = 32
-# Half of int8's range: x86 before AVX-512 VNNI adds two products of bytes in 16 bits, and
-# oneDNN's sums saturate there for weights above it.
-W8_MAX = 63
+W8_MAX = 127
 Tensors = dict[str, torch.Tensor]
 
 

@@ -16,6 +16,7 @@ from porter.vllm_engine import VllmLLM
 from tests.vllm_engine.marks import WITH_VLLM
 from tests.vllm_engine.quantizer import (
     W8_MAX,
+    by_token,
     quantize,
     restored,
     round_inputs,
@@ -106,8 +107,7 @@ def test_a_quantized_checkpoint(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Layers on the ignore list stay as they are; the others compute what is stored."""
-    if form == "w4a16":
-        give_kernel(monkeypatch)
+    give_kernels(monkeypatch)
     folder = tmp_path / form
     weights = quantize(checkpoint, folder, form, IGNORED, {})
     expected = reference(checkpoint, weights, rounds=form == "w8a8")
@@ -149,23 +149,32 @@ def wrong_prefixes(model: torch.nn.Module) -> list[str]:
     return [name for name, prefix in prefixes(model).items() if name != prefix]
 
 
-def give_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The product of vLLM's CPU build in torch, where the build lacks it (AVX2)."""
+def give_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM's quantized products on the CPU, in torch: which there are, which dtypes they
+    take and how they round activations depends on the CPU."""
     from vllm.model_executor.kernels.linear.mixed_precision.cpu import (
-        CPUWNA16LinearKernel as Kernel,
+        CPUWNA16LinearKernel,
+    )
+    from vllm.model_executor.kernels.linear.scaled_mm.cpu import (
+        CPUInt8ScaledMMLinearKernel,
     )
 
-    if hasattr(torch.ops._C, "cpu_gemm_wna16"):
-        return
-
-    def apply_weights(self: Any, layer: Any, x: Any, bias: Any = None) -> Any:
+    def product_of_int4(self: Any, layer: Any, x: Any, bias: Any = None) -> Any:
         weight = restored(
             {"weight_packed": layer.weight_packed, "weight_scale": layer.weight_scale}
         )
         return torch.nn.functional.linear(x, weight.to(x.dtype), bias)
 
-    monkeypatch.setattr(Kernel, "process_weights_after_loading", lambda *_: None)
-    monkeypatch.setattr(Kernel, "apply_weights", apply_weights)
+    def product_of_int8(self: Any, layer: Any, x: Any, bias: Any = None) -> Any:
+        weight = restored({"weight": layer.weight, "weight_scale": layer.weight_scale})
+        return torch.nn.functional.linear(by_token(x), weight, bias)
+
+    for kernel, product in (
+        (CPUWNA16LinearKernel, product_of_int4),
+        (CPUInt8ScaledMMLinearKernel, product_of_int8),
+    ):
+        monkeypatch.setattr(kernel, "process_weights_after_loading", lambda *_: None)
+        monkeypatch.setattr(kernel, "apply_weights", product)
 
 
 @WITH_VLLM[0]
