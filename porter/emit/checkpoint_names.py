@@ -37,7 +37,7 @@ def renamings(facts: Facts, experts: Sequence[ExpertWeights] = ()) -> dict[str, 
     out: dict[str, str] = {}
     merged: dict[str, str] = {}
     for item in entry or []:
-        pair = _renaming(item)
+        pair = _renaming(item) or _prefix_change(item)
         rules = converter_rules(item, list(experts)) if pair is None else None
         if rules is not None:
             merged |= rules
@@ -133,3 +133,26 @@ def _renaming(item: ast.expr) -> tuple[str, str] | None:
     if len(values) != 2 or not all(isinstance(v, ast.Constant) for v in values):
         return None
     return str(ast.literal_eval(values[0])), str(ast.literal_eval(values[1]))
+
+
+def _prefix_change(item: ast.expr) -> tuple[str, str] | None:
+    """A step that names have one more or less of, at their start or behind a first one
+    (`PrefixChange` of transformers' core_model_loading.py)."""
+    if not (
+        isinstance(item, ast.Call) and getattr(item.func, "id", "") == "PrefixChange"
+    ):
+        return None
+    named = zip(
+        ("prefix_to_add", "prefix_to_remove", "model_prefix"), item.args, strict=False
+    )
+    given = {**dict(named), **{str(k.arg): k.value for k in item.keywords}}
+    if not all(isinstance(v, ast.Constant) for v in given.values()):
+        return None
+    added, removed, first = (
+        ast.literal_eval(given[name]) if name in given else None
+        for name in ("prefix_to_add", "prefix_to_remove", "model_prefix")
+    )
+    start, kept = (rf"^{first}\.", f"{first}.") if first else ("^", "")
+    if removed is not None:
+        return rf"{start}{removed}\.(.+)", rf"{kept}\1"
+    return rf"{start}(?!{added}\.)(.+)", rf"{kept}{added}.\1"

@@ -1,5 +1,6 @@
 """transformers' renamings of checkpoints, read from a table of our own."""
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,9 @@ def mapping():
         "GullForCausalLM": [WeightRenaming("a", "b")],
         "gull": [WeightRenaming("c", "d")],
         "skua": [WeightConverter(["w1", "w3"], "w13", operations=[Concatenate(0)])],
+        "added": [PrefixChange(prefix_to_add="model")],
+        "removed": [PrefixChange(prefix_to_remove="inner", model_prefix="model")],
+        "named": [PrefixChange("model", None, NAME)],
         "tuples": [WeightRenaming(["a", "b"], "c")],
     }
     table["late"] = [WeightRenaming("late", "later")]
@@ -83,7 +87,24 @@ def test_no_entry_no_renaming(library: Path, model_type: str | None) -> None:
     assert renamings(facts(library, model_type)) == {}
 
 
-@pytest.mark.parametrize("model_type", ["skua", "tuples"])
+@pytest.mark.parametrize(
+    ("model_type", "before", "after"),
+    [
+        ("added", "layers.0.weight", "model.layers.0.weight"),
+        ("added", "model.layers.0.weight", "model.layers.0.weight"),
+        ("removed", "model.inner.layers.0.weight", "model.layers.0.weight"),
+        ("removed", "model.layers.0.inner.weight", "model.layers.0.inner.weight"),
+        ("removed", "models.inner.weight", "models.inner.weight"),
+    ],
+)
+def test_a_changed_prefix(
+    library: Path, model_type: str, before: str, after: str
+) -> None:
+    ((pattern, new),) = renamings(facts(library, model_type)).items()
+    assert re.sub(pattern, new, before) == after
+
+
+@pytest.mark.parametrize("model_type", ["skua", "tuples", "named"])
 def test_what_is_no_plain_renaming_is_refused(library: Path, model_type: str) -> None:
     with pytest.raises(Refused, match="reshaped when transformers loads") as refusal:
         renamings(facts(library, model_type))
