@@ -124,6 +124,8 @@ class SourceSet:
         if isinstance(node, ast.Attribute):
             owner = self._base(file, node.value)
             if isinstance(owner, External):
+                if owner.name.split(".")[0] == "transformers":
+                    return self._follow(file, _Import(owner.name, 0, node.attr))
                 return owner.attr(node.attr)
         return External("object")
 
@@ -189,6 +191,8 @@ def _resolve_module(file: SourceFile, item: _Import) -> Path | None:
         for _ in range(item.level - 1):
             base = base.parent
         candidate = base.joinpath(*item.module.split(".")) if item.module else base
+    elif _EXPORTING.fullmatch(item.module):
+        return _exported(library_of(file.path), item)
     elif item.module.startswith("transformers."):
         candidate = library_of(file.path).joinpath(*item.module.split(".")[1:])
     elif "." not in item.module:
@@ -199,6 +203,34 @@ def _resolve_module(file: SourceFile, item: _Import) -> Path | None:
         if path.is_file():
             return path
     return None
+
+
+# Packages that hand on the classes of models' files.
+_EXPORTING = re.compile(r"transformers|transformers\.models\.(?!auto$)\w+")
+
+
+def _exported(library: Path, item: _Import) -> Path | None:
+    """The file of a model's class that is imported from transformers itself, or from a
+    model's folder: a folder whose name the class's begins with, the longest first."""
+    _, _, named = item.module.partition("transformers.models.")
+    wanted = item.name.lower()
+    folders = [library / "models" / named] if named else _folders(library)
+    for folder in folders:
+        if named or wanted.startswith(folder.name.replace("_", "")):
+            for path in sorted(folder.glob("*_*.py")):
+                if path.name.startswith(("configuration_", "modeling_")):
+                    text = path.read_text(encoding="utf-8")
+                    if re.search(rf"^class {item.name}\b", text, re.MULTILINE):
+                        return path
+    return None
+
+
+@functools.cache
+def _folders(library: Path) -> list[Path]:
+    """All but that of the Auto classes, which are no model's."""
+    models = (library / "models").iterdir()
+    found = [f for f in models if f.is_dir() and f.name != "auto"]
+    return sorted(found, key=lambda f: (-len(f.name.replace("_", "")), f.name))
 
 
 def _is_author_file(path: Path, importer: SourceFile) -> bool:

@@ -54,6 +54,29 @@ def test_another_model_s_file_is_read_and_the_library_is_not(tmp_path: Path) -> 
     assert isinstance(found(tmp_path, text), External)
 
 
+@pytest.mark.parametrize("package", ["transformers", "transformers.models.llama"])
+@pytest.mark.parametrize("name", ["LlamaConfig", "LlamaModel"])
+def test_a_model_s_class_is_read_wherever_it_is_imported_from(
+    tmp_path: Path, package: str, name: str
+) -> None:
+    value = found(tmp_path, f"from {package} import {name} as f\n")
+    assert isinstance(value, Class) and value.name == name
+    assert value.file.path.parent.name == "llama"
+    text = f"import transformers\nclass f({package}.{name}):\n    pass\n"
+    (base,) = found(tmp_path, text).bases
+    assert isinstance(base, Class) and base.name == name
+
+
+@pytest.mark.parametrize(
+    "name", ["PreTrainedModel", "AutoModel", "AutoModelForCausalLM", "Cache", "Llama"]
+)
+def test_what_is_no_model_s_class_stays_the_library_s(
+    tmp_path: Path, name: str
+) -> None:
+    value = found(tmp_path, f"from transformers import {name} as f\n")
+    assert isinstance(value, External) and value.name == f"transformers.{name}"
+
+
 def test_a_name_bound_again_is_the_last(tmp_path: Path) -> None:
     definition = "def f(x):\n    return x\n"
     imported = "from torch import relu as f\n"
