@@ -26,9 +26,9 @@ from porter.verify.choices import WatchChoices
 from porter.verify.quiet import quiet_transformers
 from porter.verify.trace import MAX_TOKENS, TOP, Trace
 
-# Under one of these names a model returns, and takes back, what it remembers; `cache`
-# since transformers 5.24.
-_MEMORIES = ("cache", "past_key_values", "cache_params", "state")
+# Under one of these names a model returns, and takes back, what it remembers, unless it
+# has a `cache`, as transformers' own do since 5.24.
+_MEMORIES = ("past_key_values", "cache_params", "state")
 
 
 def class_of_module(module_name: str, architecture: str) -> type:
@@ -274,16 +274,14 @@ def _decode(
     memory: dict[str, Any] = {}
     whole = list(prompt)
     caching = _caching(model)
-    takes = inspect.signature(model.forward).parameters
+    takes_cache = "cache" in inspect.signature(model.forward).parameters
     while len(steps) < max_tokens:
         output = model(ids, **caching, **memory, **_mask(masked, whole))
         steps.append(output.logits[0, -1].float())
         whole.append(int(steps[-1].argmax()))
-        memory = {
-            name: output[name]
-            for name in _MEMORIES
-            if output.get(name) is not None and (name != "cache" or name in takes)
-        }
+        renamed = takes_cache and output.get("cache") is not None
+        names = ("cache",) if renamed else _MEMORIES
+        memory = {name: output[name] for name in names if output.get(name) is not None}
         # A model without a memory reads everything again.
         ids = torch.tensor([whole[-1:] if memory else whole])
     return torch.stack(steps)
