@@ -2,6 +2,7 @@
 
 import json
 import os
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,11 @@ def read_hf_config(model_dir: Path, trust_remote_code: bool) -> Any:
             str(model_dir), trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if "auto_map" not in raw and not _known(raw):
+            raise UsageError(
+                f"{path}: model_type {raw.get('model_type')!r} is none of those that the "
+                f"installed transformers {metadata.version('transformers')} has"
+            ) from error
         raise UsageError(f"{path}: transformers can't read it: {error}") from error
 
 
