@@ -77,7 +77,8 @@ def test_run_gives_one_line_a_prompt(folder: Path, porter: Porter) -> None:
 
 
 def test_tensor_parallel_ranks_say_the_same(folder: Path, porter: Porter) -> None:
-    alone, two = run(porter), run(porter, "--tp", 2)
+    cpu = ("--device", "cpu")  # a machine may have one GPU
+    alone, two = run(porter, *cpu), run(porter, *cpu, "--tp", 2)
     assert two.code == 0, two.err
     assert two.out == alone.out
 
@@ -200,7 +201,7 @@ def test_pickle_is_read_where_it_is_allowed(folder: Path, porter: Porter) -> Non
 @pytest.mark.parametrize("command", ["run", "verify"])
 def test_tp_that_does_not_divide(command: str, folder: Path, porter: Porter) -> None:
     if command == "run":
-        outcome = run(porter, "--tp", 3)
+        outcome = run(porter, "--device", "cpu", "--tp", 3)
     else:
         flags = ("--model", "heron", "--trust-remote-code", "--tp", 3)
         outcome = porter("verify", "heron.py", *flags)
