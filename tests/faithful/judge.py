@@ -67,6 +67,7 @@ def run_port(
         checkpoint,
         dtype="float32",
         tensor_parallel_size=tp,
+        device="cpu",
         max_num_batched_tokens=CHUNK,
         max_num_seqs=4,
     ) as llm:
