@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -245,6 +246,24 @@ def test_rows_that_fill_a_batch_up_are_zero(programs: int) -> None:
         outputs.append(output)
     assert_near(outputs[1][:3], outputs[0][:3])
     assert not outputs[1][3:].any()
+
+
+def test_a_triton_without_the_names_of_gluon_takes_the_other_kernel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from porter.runtime.kernels.gpu import paged_attention as module
+
+    name = "porter.runtime.kernels.gpu.hopper_prefill"
+    monkeypatch.setitem(sys.modules, name, None)  # as an import that fails
+    monkeypatch.setattr(module, "interpreting", lambda: False)
+    monkeypatch.setattr(module, "compute_capability", lambda: 90)
+    module._hopper.cache_clear()
+    with pytest.warns(UserWarning, match="a slower kernel"):
+        assert module._hopper() is None
+    monkeypatch.setattr(module, "compute_capability", lambda: 100)
+    module._hopper.cache_clear()
+    assert module._hopper() is None
+    module._hopper.cache_clear()
 
 
 def test_long_prefills_start_first() -> None:

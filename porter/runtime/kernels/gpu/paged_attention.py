@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import warnings
 from types import ModuleType
 
 import torch
@@ -86,7 +87,8 @@ def _hopper() -> ModuleType | None:
         return None
     try:
         return importlib.import_module("porter.runtime.kernels.gpu.hopper_prefill")
-    except ImportError:  # a Triton whose Gluon, still experimental, has other names
+    except ImportError as error:  # Gluon is experimental: its names may change
+        warnings.warn(f"prefills take a slower kernel: {error}", stacklevel=2)
         return None
 
 
