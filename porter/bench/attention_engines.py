@@ -33,7 +33,11 @@ def ours_decode(problem: Problem) -> Call:
 
 def ours_prefill(problem: Problem) -> Call:
     from porter.runtime.kernels.gpu.paged_attention import prefill
-    from porter.runtime.kernels.gpu.paged_prefill import plan_work, prefill_shape
+    from porter.runtime.kernels.gpu.paged_prefill import (
+        PrefillBatch,
+        plan_work,
+        prefill_shape,
+    )
     from porter.runtime.kernels.paged_attention import AttentionOptions
 
     options, output = AttentionOptions(SIZE**-0.5), torch.empty_like(problem.query)
@@ -41,13 +45,18 @@ def ours_prefill(problem: Problem) -> Call:
     work = torch.tensor(
         plan_work(problem.lens, problem.lens, 0, shape.block_m), dtype=torch.int32
     ).cuda()
-    starts = _starts(problem)
+    batch = PrefillBatch(
+        problem.block_tables,
+        problem.seq_lens,
+        _starts(problem),
+        work,
+        max(problem.lens),
+    )
 
     def call() -> torch.Tensor:
         prefill(
             problem.query, problem.key_cache, problem.value_cache,
-            problem.block_tables, problem.seq_lens, starts, work, max(problem.lens),
-            shape, options, output,
+            batch, shape, options, output,
         )  # fmt: skip
         return output
 

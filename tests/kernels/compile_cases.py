@@ -8,7 +8,11 @@ import torch
 
 from porter.runtime.kernels.gpu.paged_attention import prefill as prefill_by_gpu
 from porter.runtime.kernels.gpu.paged_decode import paged_decode
-from porter.runtime.kernels.gpu.paged_prefill import paged_prefill, prefill_shape
+from porter.runtime.kernels.gpu.paged_prefill import (
+    PrefillBatch,
+    paged_prefill,
+    prefill_shape,
+)
 from porter.runtime.kernels.paged_attention import AttentionOptions
 
 BF16 = torch.bfloat16
@@ -49,16 +53,16 @@ def prefill(
     output = torch.empty(64, 32, size_v or size, dtype=BF16)
     tables = torch.zeros(16, 32, dtype=torch.int32)
     lens = torch.ones(16, dtype=torch.int32)
-    batch = (
-        query, cache(size, page), cache(size_v or size, page), tables, lens,
-        torch.zeros(17, dtype=torch.int32), torch.zeros(4, 2, dtype=torch.int32),
+    batch = PrefillBatch(
+        tables, lens, torch.zeros(17, dtype=torch.int32),
+        torch.zeros(4, 2, dtype=torch.int32), longest,
     )  # fmt: skip
-    asked = AttentionOptions(size**-0.5, **options)
-    shape = prefill_shape(longest, max(size, size_v or 0), False)
-    if hopper:
-        prefill_by_gpu(*batch, longest, shape, asked, output)
-    else:
-        paged_prefill(*batch, shape, asked, output)
+    launch = prefill_by_gpu if hopper else paged_prefill
+    launch(
+        query, cache(size, page), cache(size_v or size, page), batch,
+        prefill_shape(longest, max(size, size_v or 0), False),
+        AttentionOptions(size**-0.5, **options), output,
+    )  # fmt: skip
 
 
 CASES: dict[str, Callable[[], None]] = {

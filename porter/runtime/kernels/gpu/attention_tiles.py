@@ -10,8 +10,25 @@ import triton
 import triton.language as tl
 
 from porter.runtime.kernels.gpu.device import wait_for_turn
+from porter.runtime.kernels.paged_attention import AttentionOptions
 
 LOG2E = tl.constexpr(1.4426950408889634)
+
+
+def scales(options: AttentionOptions) -> tuple[float, float, int]:
+    """scale, cap and window of a launch; the scale has log2(e) in it where no cap is."""
+    scale = options.scale if options.logits_soft_cap else options.scale * LOG2E.value
+    return scale, options.logits_soft_cap or 0.0, options.sliding_window or 0
+
+
+def forms(options: AttentionOptions) -> dict[str, bool]:
+    """What a kernel is compiled for."""
+    return {
+        "WINDOWED": options.sliding_window is not None,
+        "CAPPED": bool(options.logits_soft_cap),
+        "ALIBI": options.alibi_slopes is not None,
+        "SINKS": options.sinks is not None,
+    }
 
 
 def rows_aligned(*tensors: torch.Tensor) -> bool:

@@ -21,7 +21,9 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from porter.runtime.kernels.gpu.attention_tiles import (
     LOG2E,
     finish_rows,
+    forms,
     rows_aligned,
+    scales,
     weigh,
 )
 from porter.runtime.kernels.gpu.device import sm_count
@@ -36,6 +38,7 @@ from porter.runtime.kernels.gpu.hopper_tiles import (
     release,
     ring,
 )
+from porter.runtime.kernels.gpu.paged_prefill import PrefillBatch
 from porter.runtime.kernels.paged_attention import AttentionOptions
 
 BLOCK_M = 2 * ROWS.value
@@ -314,14 +317,11 @@ def hopper_prefill(
     query: torch.Tensor,
     key_cache: torch.Tensor,
     value_cache: torch.Tensor,
-    block_tables: torch.Tensor,
-    seq_lens: torch.Tensor,
-    query_start_loc: torch.Tensor,
-    work: torch.Tensor,
+    batch: PrefillBatch,
     options: AttentionOptions,
     output: torch.Tensor,
 ) -> None:
-    """As paged_prefill, for what `suits`; `work` is in blocks of BLOCK_M queries."""
+    """As paged_prefill, for what `suits`; the work is in blocks of BLOCK_M queries."""
     num_heads, size = query.shape[1:]
     block_size, kv_heads, size_v = value_cache.shape[1:]
     tiles = [
@@ -329,18 +329,14 @@ def hopper_prefill(
         _boxes(key_cache.transpose(1, 2), [1, 1, min(block_size, TILE.value)]),
         _boxes(value_cache.transpose(1, 2), [1, 1, min(block_size, TILE.value)]),
     ]
-    num_blocks = num_heads * len(work)
-    fold = options.scale if options.logits_soft_cap else options.scale * LOG2E.value
+    num_blocks = num_heads * len(batch.work)
     _hopper_prefill[(min(sm_count(query.device), num_blocks),)](
-        *tiles, output, block_tables, seq_lens, query_start_loc,
-        work, options.sinks, options.alibi_slopes,
-        fold, options.logits_soft_cap or 0.0, options.sliding_window or 0,
+        *tiles, output, batch.block_tables, batch.seq_lens, batch.query_start_loc,
+        batch.work, options.sinks, options.alibi_slopes, *scales(options),
         num_blocks, num_heads,
-        output.stride(0), output.stride(1), block_tables.stride(0),
+        output.stride(0), output.stride(1), batch.block_tables.stride(0),
         GROUP=num_heads // kv_heads, PAGE=block_size, SIZE=size, SIZE_V=size_v,
-        WINDOWED=options.sliding_window is not None,
-        CAPPED=bool(options.logits_soft_cap), ALIBI=options.alibi_slopes is not None,
-        SINKS=options.sinks is not None, num_warps=4,
+        **forms(options), num_warps=4,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from porter.runtime.forward_context import AttentionMetadata
 from porter.runtime.kernels.gpu.device import compute_capability, interpreting
 from porter.runtime.kernels.gpu.paged_decode import paged_decode
 from porter.runtime.kernels.gpu.paged_prefill import (
+    PrefillBatch,
     PrefillShape,
     paged_prefill,
     plan_work,
@@ -46,11 +47,12 @@ def paged_attention(
             max(query.shape[-1], value_cache.shape[-1]),
             query.dtype == torch.float32 or interpreting(),
         )
-        prefill(
-            query, key_cache, value_cache, tensors.block_tables, tensors.seq_lens,
-            tensors.query_start_loc, _work(metadata, query_lens, shape, query.device),
-            max(metadata.seq_lens[decodes:]), shape, options, output,
+        batch = PrefillBatch(
+            tensors.block_tables, tensors.seq_lens, tensors.query_start_loc,
+            _work(metadata, query_lens, shape, query.device),
+            max(metadata.seq_lens[decodes:]),
         )  # fmt: skip
+        prefill(query, key_cache, value_cache, batch, shape, options, output)
     return output
 
 
@@ -58,26 +60,21 @@ def prefill(
     query: torch.Tensor,
     key_cache: torch.Tensor,
     value_cache: torch.Tensor,
-    block_tables: torch.Tensor,
-    seq_lens: torch.Tensor,
-    query_start_loc: torch.Tensor,
-    work: torch.Tensor,
-    most_keys: int,
+    batch: PrefillBatch,
     shape: PrefillShape,
     options: AttentionOptions,
     output: torch.Tensor,
 ) -> None:
     """As paged_prefill, by Hopper's own instructions where they fit.
 
-    most_keys: of a sequence. With few of them a program ends before its loads, products
-    and softmaxes overlap, and two small programs an SM are quicker.
+    With few keys a program ends before its loads, products and softmaxes overlap, and
+    two small programs an SM are quicker.
     """
-    batch = (block_tables, seq_lens, query_start_loc, work)
-    hopper = _hopper() if most_keys > _FEW_KEYS else None
+    hopper = _hopper() if batch.most_keys > _FEW_KEYS else None
     if hopper and hopper.suits(query, key_cache, value_cache, shape.block_m):
-        hopper.hopper_prefill(query, key_cache, value_cache, *batch, options, output)
+        hopper.hopper_prefill(query, key_cache, value_cache, batch, options, output)
     else:
-        paged_prefill(query, key_cache, value_cache, *batch, shape, options, output)
+        paged_prefill(query, key_cache, value_cache, batch, shape, options, output)
 
 
 @functools.cache

@@ -17,7 +17,12 @@ import triton
 import triton.language as tl
 
 from porter.runtime.kernels.gpu import single_decode
-from porter.runtime.kernels.gpu.attention_tiles import LOG2E, attend_line, store_rows
+from porter.runtime.kernels.gpu.attention_tiles import (
+    attend_line,
+    forms,
+    scales,
+    store_rows,
+)
 from porter.runtime.kernels.gpu.device import (
     early_launch,
     interpreting,
@@ -255,16 +260,12 @@ def paged_decode(
     )
     programs = num_programs or sm_count(query.device) * shape.programs_per_sm
     tensors = (output, query, key_cache, value_cache, block_tables, seq_lens)
-    fold = options.scale if options.logits_soft_cap else options.scale * LOG2E.value
-    scales = (fold, options.logits_soft_cap or 0.0, options.sliding_window or 0)
     cache_strides = (*key_cache.stride()[:3], *value_cache.stride()[:3])
     constants = dict(
         KV_HEADS=kv_heads, GROUP=group, ROWS=rows, REAL=real,
         SIZE=size, SIZE_V=size_v,
         BLOCK_D=block_d, BLOCK_V=block_v, PAGE=block_size, TILE=shape.tile,
-        WINDOWED=options.sliding_window is not None,
-        CAPPED=bool(options.logits_soft_cap), ALIBI=options.alibi_slopes is not None,
-        SINKS=options.sinks is not None,
+        **forms(options),
         WIDE=query.dtype == torch.float32 or interpreting(), STAGES=shape.num_stages,
         num_warps=shape.num_warps, num_stages=shape.num_stages, **early_launch(),
     )  # fmt: skip
@@ -276,7 +277,7 @@ def paged_decode(
         )
         places = single_decode.workspace(query.device, lines * parts * real * block_v)
         single_decode.decode_single[(lines * parts,)](
-            *tensors, options.sinks, options.alibi_slopes, places, *scales,
+            *tensors, options.sinks, options.alibi_slopes, places, *scales(options),
             query.stride(1), output.stride(1), *cache_strides,
             MOST_PARTS=parts, AT_ONCE=single_decode.PARTS_AT_ONCE,
             READERS=readers, COLUMNS=columns,
@@ -285,7 +286,8 @@ def paged_decode(
         return
     workspace = _workspace(query.device, programs, real, block_v, lines)
     _decode[(programs,)](
-        *tensors, options.sinks, options.alibi_slopes, *workspace, num_seqs, *scales,
+        *tensors, options.sinks, options.alibi_slopes, *workspace, num_seqs,
+        *scales(options),
         query.stride(0), query.stride(1), output.stride(0), output.stride(1),
         *cache_strides, block_tables.stride(0),
         IN_FLIGHT=_IN_FLIGHT, BLOCK_SEQS=triton.next_power_of_2(num_seqs),

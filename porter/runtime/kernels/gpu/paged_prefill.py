@@ -17,7 +17,9 @@ from porter.runtime.kernels.gpu.attention_tiles import (
     LOG2E,
     attend_tiles,
     finish_rows,
+    forms,
     rows_aligned,
+    scales,
 )
 from porter.runtime.kernels.gpu.device import interpreting
 from porter.runtime.kernels.paged_attention import AttentionOptions
@@ -120,6 +122,19 @@ def _prefill(
 
 
 @dataclass(frozen=True)
+class PrefillBatch:
+    """block_tables: [num_seqs, max_blocks] int32. seq_lens: [num_seqs], query_start_loc:
+    [num_seqs + 1] int32. work: [programs, 2] int32, a sequence and the first of a shape's
+    block_m queries in it. most_keys: of a sequence."""
+
+    block_tables: torch.Tensor
+    seq_lens: torch.Tensor
+    query_start_loc: torch.Tensor
+    work: torch.Tensor
+    most_keys: int
+
+
+@dataclass(frozen=True)
 class PrefillShape:
     """Queries and keys of a tile, warps, loads in flight."""
 
@@ -149,20 +164,15 @@ def paged_prefill(
     query: torch.Tensor,
     key_cache: torch.Tensor,
     value_cache: torch.Tensor,
-    block_tables: torch.Tensor,
-    seq_lens: torch.Tensor,
-    query_start_loc: torch.Tensor,
-    work: torch.Tensor,
+    batch: PrefillBatch,
     shape: PrefillShape,
     options: AttentionOptions,
     output: torch.Tensor,
 ) -> None:
-    """Write [num_tokens, num_heads, head_size_v] into output, for the rows in `work`.
+    """Write [num_tokens, num_heads, head_size_v] into output, for the rows in its work.
 
     query: [num_tokens, num_heads, head_size]. key_cache, value_cache: [num_blocks,
-    block_size, num_kv_heads, size], any strides but the last. block_tables: [num_seqs,
-    max_blocks] int32. seq_lens: [num_seqs], query_start_loc: [num_seqs + 1] int32.
-    work: [programs, 2] int32, a sequence and the first of shape.block_m queries in it.
+    block_size, num_kv_heads, size], any strides but the last.
     """
     num_heads, size = query.shape[1:]
     block_size, kv_heads, size_v = value_cache.shape[1:]
@@ -176,21 +186,18 @@ def paged_prefill(
     limits = {}
     if bulk and plain and options.alibi_slopes is None and shape.max_registers:
         limits["maxnreg"] = shape.max_registers
-    fold = options.scale if options.logits_soft_cap else options.scale * LOG2E.value
-    _prefill[(num_heads, len(work))](
-        output, query, *tiles, block_tables, seq_lens,
-        query_start_loc, work, options.sinks, options.alibi_slopes,
-        fold, options.logits_soft_cap or 0.0, options.sliding_window or 0,
+    _prefill[(num_heads, len(batch.work))](
+        output, query, *tiles, batch.block_tables, batch.seq_lens,
+        batch.query_start_loc, batch.work, options.sinks, options.alibi_slopes,
+        *scales(options),
         query.stride(0), query.stride(1), output.stride(0), output.stride(1),
-        *key_cache.stride()[:3], *value_cache.stride()[:3], block_tables.stride(0),
+        *key_cache.stride()[:3], *value_cache.stride()[:3],
+        batch.block_tables.stride(0),
         GROUP=num_heads // kv_heads, BLOCK_M=shape.block_m, SIZE=size, SIZE_V=size_v,
         BLOCK_D=max(16, triton.next_power_of_2(size)),
         BLOCK_V=max(16, triton.next_power_of_2(size_v)),
         PAGE=block_size, TILE=shape.tile,
-        WINDOWED=options.sliding_window is not None,
-        CAPPED=bool(options.logits_soft_cap), ALIBI=options.alibi_slopes is not None,
-        SINKS=options.sinks is not None,
-        WIDE=wide, BULK=bulk,
+        **forms(options), WIDE=wide, BULK=bulk,
         num_warps=shape.num_warps, num_stages=shape.num_stages, **limits,
     )  # fmt: skip
 
