@@ -213,16 +213,14 @@ def _exported(library: Path, item: _Import) -> Path | None:
     """The file of a model's class that is imported from transformers itself, or from a
     model's folder: a folder whose name the class's begins with, the longest first."""
     _, _, named = item.module.partition("transformers.models.")
-    wanted = item.name.lower()
-    folders = [library / "models" / named] if named else _folders(library)
-    for folder in folders:
-        if named or wanted.startswith(folder.name.replace("_", "")):
-            for path in sorted(folder.glob("*_*.py")):
-                if path.name.startswith(("configuration_", "modeling_")):
-                    text = path.read_text(encoding="utf-8")
-                    if re.search(rf"^class {item.name}\b", text, re.MULTILINE):
-                        return path
-    return None
+    folders = [library / "models" / named] if named else [
+        f for f in _folders(library)
+        if item.name.lower().startswith(f.name.replace("_", ""))
+    ]  # fmt: skip
+    kinds = ("configuration", "modeling")
+    files = (p for f in folders for k in kinds for p in sorted(f.glob(f"{k}_*.py")))
+    made = re.compile(rf"^class {item.name}\b", re.MULTILINE)
+    return next((p for p in files if made.search(p.read_text(encoding="utf-8"))), None)
 
 
 @functools.cache

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from porter.analyze.first_step import (
+    accepts,
     arguments_of_a_step,
     cache_argument,
     check_first_step,
@@ -186,12 +187,12 @@ def _follow(
     interp.line = forward.node.lineno
     given = arguments_of_a_step(interp, forward, input_ids, masked)
     takes_cache = cache_argument(interp, forward)
-    if takes_cache is not None and past is not None:
-        given[takes_cache] = past
-    elif takes_cache is not None:
-        interp.given_cache = given[takes_cache]
-    taken = [a.arg for a in (*forward.node.args.args, *forward.node.args.kwonlyargs)]
-    interp.cacheless = not any("past" in name or "cache" in name for name in taken)
+    if takes_cache is not None:
+        if past is None:
+            interp.given_cache = given[takes_cache]
+        else:
+            given[takes_cache] = past
+    interp.cacheless = not any("past" in n or "cache" in n for n in accepts(forward))
     result = interp.call_in_frame(root, forward, [], given)
     interp.line = forward.node.lineno
     check_past(interp)

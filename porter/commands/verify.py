@@ -53,8 +53,6 @@ def run(arguments: argparse.Namespace) -> int:
         model_folder(arguments.model)
     if arguments.ep and arguments.tp == 1:
         raise UsageError("--enable-expert-parallel needs ranks to spread over: --tp 2")
-    if arguments.device and arguments.engine == "vllm":
-        raise UsageError("--device: vLLM runs on what it was built for")
     from porter.release import reading
 
     with working(f"verifying {arguments.port}"), reading(arguments.transformers):

@@ -79,11 +79,12 @@ def make_engines(engine: str, port: Path, model_dir: Path, **fixed: Any) -> Make
         from porter.vllm_engine import VllmLLM
 
         # vLLM reads pickles without the code in them, whether allowed or not.
-        given = {name: value for name, value in fixed.items() if name != "allow_pickle"}
+        ours = ("allow_pickle", "device")
+        given = {name: value for name, value in fixed.items() if name not in ours}
         return lambda **options: VllmLLM(port, model_dir, **{**given, **options})
     from porter.runtime.llm import LLM
 
-    always = {"strict": False, "device": "cpu", **fixed}
+    always = {"strict": False, **fixed, "device": fixed.get("device") or "cpu"}
     return lambda **options: LLM(port, model_dir, **{**always, **options})
 
 

@@ -81,7 +81,7 @@ def verify(
     """
     started = time.perf_counter()
     port = Path(port_path)
-    _check_choices(against, engine, dtype)
+    _check_choices(against, engine, dtype, device)
     with tempfile.TemporaryDirectory(prefix="porter-verify-") as scratch:
         source = find_source(
             port,
@@ -109,7 +109,7 @@ def verify(
             enable_expert_parallel=ep,
             trust_remote_code=trust_remote_code,
             allow_pickle=allow_pickle,
-            **({"device": device} if device else {}),
+            device=device,
         )
         return verify_subject(
             subject,
@@ -125,11 +125,13 @@ def verify(
         )
 
 
-def _check_choices(against: str, engine: str, dtype: str) -> None:
+def _check_choices(against: str, engine: str, dtype: str, device: str | None) -> None:
     if against != "hf":
         raise UsageError(f"--against {against}: only hf is known")
     if dtype not in TOLERANCE:
         raise UsageError(f"--dtype {dtype}: one of {', '.join(TOLERANCE)} was expected")
+    if device and engine == "vllm":
+        raise UsageError("--device: vLLM runs on what it was built for")
     check_engine(engine)
 
 

@@ -14,9 +14,9 @@ from tests.runtime.reference import (
     rope_weights,
     write_checkpoint,
 )
+from tests.runtime.test_overlap import KINDS, PROMPTS
 
 ROPE, LEARNED = PORTS / "rope_decoder.py", PORTS / "learned_decoder.py"
-PROMPTS = [[(7 * i + n) % 131 for i in range(n)] for n in (5, 33, 1, 70)]
 # 4 query and 2 kv heads: with tp 4 each kv head is on two ranks.
 SIZES = [(2, 1), (4, 1), (1, 2), (2, 2)]
 # The most ranks of a test; where there are fewer GPUs, they share the CPU.
@@ -47,19 +47,13 @@ def test_ranks_agree_with_one(
 @pytest.mark.parametrize(("tp", "pp"), SIZES)
 def test_ranks_overlap_steps(tp: int, pp: int, rope_model: Path) -> None:
     """Each begins a step with tokens that only the first rank has chosen."""
-    kinds = [
-        SamplingParams(max_tokens=12),
-        SamplingParams(max_tokens=1),
-        SamplingParams(max_tokens=9, temperature=0.8, seed=3),
-        SamplingParams(max_tokens=20),
-    ]
     with LLM(
         ROPE, rope_model, tensor_parallel_size=tp, pipeline_parallel_size=pp,
         device=DEVICE, overlap=True, max_num_seqs=3, max_num_batched_tokens=30,
     ) as many:  # fmt: skip
-        outputs = many.generate(PROMPTS, kinds)
+        outputs = many.generate(PROMPTS, KINDS)
     one = LLM(ROPE, rope_model, device=DEVICE, overlap=False)
-    for got, expected in zip(outputs, one.generate(PROMPTS, kinds), strict=True):
+    for got, expected in zip(outputs, one.generate(PROMPTS, KINDS), strict=True):
         assert got.token_ids == expected.token_ids
 
 
