@@ -4,9 +4,7 @@ import ast
 import re
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from porter import spec
@@ -186,8 +184,13 @@ def format_text(text: str) -> str:
 
 
 def _ruff() -> str:
-    beside = Path(sys.executable).parent / "ruff"
-    found = str(beside) if beside.exists() else shutil.which("ruff")
+    """Of this Python's own installation, wherever that is; else of the PATH."""
+    try:
+        from ruff import find_ruff_bin
+
+        return str(find_ruff_bin())
+    except (ImportError, FileNotFoundError):
+        found = shutil.which("ruff")
     if found is None:
         raise CannotRun("ruff isn't installed: pip install ruff")
     return found

@@ -172,7 +172,7 @@ def test_prompts_that_cannot_run(
 
 
 def test_a_cache_too_small_for_a_prompt(rope_model: Path) -> None:
-    llm = LLM(ROPE, rope_model, num_blocks=2)
+    llm = LLM(ROPE, rope_model, num_blocks=2, block_size=16)
     assert llm.generate([[1] * 20], SamplingParams(max_tokens=13))
     with pytest.raises(UsageError, match="needs more than the cache's 2 blocks of 16"):
         llm.generate([[1] * 20], SamplingParams(max_tokens=14))
@@ -201,7 +201,10 @@ def test_a_port_that_fails_is_told_with_its_line(
         ({"dtype": "int8"}, "dtype 'int8'"),
         ({"block_size": 0}, "block_size must be at least 1"),
         ({"num_blocks": 0}, "num_blocks must be at least 1"),
-        ({"tensor_parallel_size": 3}, "4 attention heads don't divide by .* 3"),
+        (
+            {"tensor_parallel_size": 3, "device": "cpu"},
+            "4 attention heads don't divide by .* 3",
+        ),
         ({"architecture": "Nothing"}, None),
     ],
 )
