@@ -87,9 +87,14 @@ class DeviceConfig:
 
 @dataclass
 class CompilationConfig:
-    """static_forward_context: layer name -> attention layer of the model."""
+    """static_forward_context: layer name -> attention layer of the model.
+
+    fuse_qk_norm_rope_kvcache: head norms, rope and the cache's write in one launch, where
+    the model's flow allows it.
+    """
 
     static_forward_context: dict[str, Any] = field(default_factory=dict)
+    fuse_qk_norm_rope_kvcache: bool = False
 
 
 @dataclass

@@ -11,6 +11,7 @@ import torch
 from porter.gap import CannotRun, UsageError
 from porter.runtime.config import (
     CacheConfig,
+    CompilationConfig,
     DeviceConfig,
     LoadConfig,
     ModelConfig,
@@ -148,6 +149,7 @@ def make_vllm_config(
     trust_remote_code: bool,
     allow_pickle: bool,
     use_mla: bool | None = None,
+    fuse_qk_norm_rope_kvcache: bool | None = None,
 ) -> VllmConfig:
     """Raises UsageError on what doesn't fit together, CannotRun on what isn't here."""
     config = read_hf_config(model_dir, trust_remote_code)
@@ -173,6 +175,9 @@ def make_vllm_config(
     )
     if load_format != "dummy":
         _untie_if_stored(model_config, model_dir, allow_pickle)
+    fuses = fuse_qk_norm_rope_kvcache
+    if fuses is None:
+        fuses = device.type == "cuda"  # launches cost nothing on a CPU
     return VllmConfig(
         model_config,
         CacheConfig(
@@ -188,6 +193,7 @@ def make_vllm_config(
         SchedulerConfig(max_num_batched_tokens, max_num_seqs),
         DeviceConfig(device),
         LoadConfig(load_format),
+        CompilationConfig(fuse_qk_norm_rope_kvcache=fuses),
     )
 
 

@@ -57,7 +57,9 @@ class LLM:
     measure with. cuda_graphs: capture decode steps, on GPUs that have all layers each.
     overlap: decide a step while the one before it runs, which is what such GPUs get
     unless given. use_mla: give latent attention a cache of latent vectors, which it
-    gets on a CPU unless VLLM_MLA_DISABLE is 1.
+    gets on a CPU unless VLLM_MLA_DISABLE is 1. fuse_qk_norm_rope_kvcache: norm and
+    rotate queries and keys and store them in one launch, where the port's flow allows it,
+    which it does on GPUs unless given.
 
     Raises UsageError on a mistake of the caller, CannotRun on what the bundled
     runtime lacks. Ranks beyond the first are processes of their own; `shutdown`, or
@@ -87,6 +89,7 @@ class LLM:
         cuda_graphs: bool = True,
         overlap: bool | None = None,
         use_mla: bool | None = None,
+        fuse_qk_norm_rope_kvcache: bool | None = None,
     ) -> None:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         tokens, seqs, size = _DEFAULT_SIZES[device.partition(":")[0] == "cuda"]
@@ -117,6 +120,7 @@ class LLM:
             "trust_remote_code": trust_remote_code,
             "allow_pickle": allow_pickle,
             "use_mla": use_mla,
+            "fuse_qk_norm_rope_kvcache": fuse_qk_norm_rope_kvcache,
         }
         vllm_config = make_vllm_config(
             Path(model_dir), device=torch.device(device), **config_options

@@ -25,6 +25,7 @@ from porter.runtime.loader import (
     retie_word_embeddings,
 )
 from porter.runtime.port import find_architecture, line_in_file, load_port
+from porter.runtime.rope_fusion import fuse_qk_norm_rope_kvcache
 from porter.runtime.sequence import IntermediateTensors
 from porter.runtime.step import StepInput, largest_step
 
@@ -69,6 +70,9 @@ class ModelRunner:
         self.model.eval()
         self.model.requires_grad_(False)
         self._limit_length()
+        if vllm_config.compilation_config.fuse_qk_norm_rope_kvcache:
+            with use_groups(groups):
+                fuse_qk_norm_rope_kvcache(self.model)
 
     def _build(self, port: str | Path, architecture: str | None) -> nn.Module:
         config = self.vllm_config.model_config.hf_config

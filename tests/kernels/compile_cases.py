@@ -13,7 +13,9 @@ from porter.runtime.kernels.gpu.paged_prefill import (
     paged_prefill,
     prefill_shape,
 )
+from porter.runtime.kernels.gpu.rotate_and_store import rotate_and_store
 from porter.runtime.kernels.paged_attention import AttentionOptions
+from porter.runtime.kernels.rotate_and_store import HeadNorm
 
 BF16 = torch.bfloat16
 
@@ -65,6 +67,19 @@ def prefill(
     )  # fmt: skip
 
 
+def turn(size: int, turning: int, kv_heads: int = 8, neox: bool = True) -> None:
+    """Heads of `size` normed, `turning` of it rotated, and stored."""
+    width = kv_heads * size
+    row = torch.empty(16, 6 * width, dtype=BF16)
+    query, key, value = row.split([4 * width, width, width], dim=-1)
+    norm = HeadNorm(torch.empty(size, dtype=BF16), 1e-6)
+    rotate_and_store(
+        torch.zeros(16, dtype=torch.int64), query, key, value,
+        torch.empty(4096, turning, dtype=BF16), neox, cache(size, 64), cache(size, 64),
+        torch.zeros(16, dtype=torch.int64), norm, norm,
+    )  # fmt: skip
+
+
 CASES: dict[str, Callable[[], None]] = {
     "decode 128 group 4": partial(decode, 4, 128),
     "decode 128 group 4 page 16": partial(decode, 4, 128, 16),
@@ -87,6 +102,8 @@ CASES: dict[str, Callable[[], None]] = {
     ),
     "prefill 128 hopper": partial(prefill, 128, hopper=True),
     "prefill 64 hopper page 16": partial(prefill, 64, page=16, hopper=True),
+    "turn 128": partial(turn, 128, 128),
+    "turn 256 partly, pairs": partial(turn, 256, 64, neox=False),
     "prefill 128/64 hopper sinks slopes": partial(
         prefill, 128, size_v=64, hopper=True,
         sinks=torch.zeros(32), alibi_slopes=torch.zeros(32),

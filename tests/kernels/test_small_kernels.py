@@ -9,6 +9,7 @@ from porter.runtime.kernels.act_and_mul import gelu_and_mul, silu_and_mul
 from porter.runtime.kernels.matvec import matvec
 from porter.runtime.kernels.rms_norm import fused_add_rms_norm, rms_norm
 from porter.runtime.kernels.rotary_embedding import rotate_by_position
+from porter.runtime.kernels.rotate_and_store import HeadNorm, rotate_and_store
 from porter.runtime.kernels.store_kv import store_kv
 from porter.runtime.kernels.vocab_embedding import vocab_embedding
 from tests.kernels.close import DEVICE, DTYPES, assert_near
@@ -73,12 +74,11 @@ def test_gated_activations(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("size", [16, 24, 40])  # of which 16 turn
 @pytest.mark.parametrize("neox", [True, False])
-def test_rope_and_cache_write(dtype: torch.dtype, size: int, neox: bool) -> None:
+def test_rope(dtype: torch.dtype, size: int, neox: bool) -> None:
     table = randn(50, 16, dtype=dtype)
     positions = torch.tensor([3, 0, 49, 7], device=DEVICE)
     qkv = randn(4, 9 * size, dtype=dtype)
     query, key = qkv[:, : 6 * size], qkv[:, 6 * size : 8 * size]
-    value = randn(4, 2, 12, dtype=dtype)
     asked: tuple[Any, ...] = (positions, query, key, table, size, neox)
     expected, expected_key = rotate_by_position.reference(*asked)
     got, got_key = rotate_by_position.on_gpu(*asked)
@@ -87,26 +87,129 @@ def test_rope_and_cache_write(dtype: torch.dtype, size: int, neox: bool) -> None
     alone = rotate_by_position.on_gpu(positions, query, None, table, size, neox)
     assert torch.equal(alone[0], got) and alone[1] is None
 
-    slots = torch.tensor([5, -1, 23, 9], device=DEVICE)
-    kept = slots >= 0
-    wanted = [torch.zeros(3, 8, 2, n, device=DEVICE, dtype=dtype) for n in (size, 12)]
-    keys = got_key.view(4, 2, size)
-    store_kv.reference(keys[kept], value[kept], *wanted, slots[kept])
 
-    from porter.runtime.kernels.gpu.rotary_embedding import rotate_and_store
+SLOTS = torch.tensor([5, -1, 23, 9], device=DEVICE)  # of 3 blocks of 8
 
-    for fused in (False, True):
-        caches = tuple(torch.zeros_like(c).transpose(1, 2) for c in wanted)
-        caches = tuple(c.contiguous().transpose(1, 2) for c in caches)
-        if fused:
-            turned = rotate_and_store(
-                positions, query, key, value, table, size, neox, caches, slots
-            )
-            assert torch.equal(turned, got)
-        else:
-            store_kv.on_gpu(keys, value, *caches, slots)
-        for cache, expected in zip(caches, wanted, strict=True):
-            assert torch.equal(cache, expected)
+
+def empty_caches(
+    *sizes: int, dtype: torch.dtype, in_a_row: bool = False
+) -> tuple[torch.Tensor, ...]:
+    """Of two heads; in memory block by block and head by head, or as a reference needs
+    them, slot by slot."""
+    if in_a_row:
+        return tuple(torch.zeros(3, 8, 2, n, device=DEVICE, dtype=dtype) for n in sizes)
+    made = (torch.zeros(3, 2, 8, n, device=DEVICE, dtype=dtype) for n in sizes)
+    return tuple(cache.transpose(1, 2) for cache in made)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_store_kv(dtype: torch.dtype) -> None:
+    key, value = randn(4, 2, 40, dtype=dtype), randn(4, 2, 12, dtype=dtype)
+    kept = SLOTS >= 0
+    expected = empty_caches(40, 12, dtype=dtype, in_a_row=True)
+    store_kv.reference(key[kept], value[kept], *expected, SLOTS[kept])
+    got = empty_caches(40, 12, dtype=dtype)
+    store_kv.on_gpu(key, value, *got, SLOTS)
+    assert all(map(torch.equal, got, expected))
+
+
+NORMS: dict[str, Any] = {
+    "not normed": lambda size, dtype: None,
+    "normed": lambda size, dtype: HeadNorm(randn(size, dtype=dtype), 1e-2),
+    "normed in fp32": lambda size, dtype: HeadNorm(randn(size), 1e-2),
+    "normed without weight": lambda size, dtype: HeadNorm(None, 1e-2),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", [16, 24, 40])  # of which 16 turn
+@pytest.mark.parametrize("neox", [True, False])
+@pytest.mark.parametrize("kind", NORMS)
+def test_norms_rope_and_cache_write(
+    dtype: torch.dtype, size: int, neox: bool, kind: str
+) -> None:
+    """Nothing but the number of launches differs from one kernel after the other."""
+    norms = [NORMS[kind](size, dtype) for _ in range(2)]
+    table = randn(50, 16, dtype=dtype)
+    positions = torch.tensor([3, 0, 49, 7], device=DEVICE)
+    qkv = randn(4, 9 * size, dtype=dtype)
+    query, key = qkv[:, : 6 * size], qkv[:, 6 * size : 8 * size]
+    value = randn(4, 2 * 12, dtype=dtype)
+    got_caches = empty_caches(size, 12, dtype=dtype)
+    got = rotate_and_store.on_gpu(
+        positions, query, key, value, table, neox, *got_caches, SLOTS, *norms
+    )
+    assert got.shape == query.shape
+
+    heads = [x.unflatten(-1, (-1, size)) for x in (query, key)]
+    for i, norm in enumerate(norms):
+        heads[i] = heads[i] if norm is None else rms_norm.on_gpu(heads[i], *norm)
+    turned = rotate_by_position.on_gpu(positions, *heads, table, size, neox)
+    caches = empty_caches(size, 12, dtype=dtype)
+    store_kv.on_gpu(turned[1], value.view(4, 2, 12), *caches, SLOTS)
+    assert_near(got.view(turned[0].shape), turned[0])
+    for got_cache, cache in zip(got_caches, caches, strict=True):
+        assert_near(got_cache, cache)
+
+    kept = SLOTS >= 0
+    expected_caches = empty_caches(size, 12, dtype=dtype, in_a_row=True)
+    expected = rotate_and_store.reference(
+        positions[kept], query[kept], key[kept], value[kept], table, neox,
+        *expected_caches, SLOTS[kept], *norms,
+    )  # fmt: skip
+    assert_near(got[kept], expected)
+    for got_cache, cache in zip(got_caches, expected_caches, strict=True):
+        assert_near(got_cache, cache)
+
+
+def both_caches(*sizes: int) -> list[tuple[torch.Tensor, ...]]:
+    """A kernel's and its reference's."""
+    return [
+        empty_caches(*sizes, dtype=torch.float32, in_a_row=flat)
+        for flat in (False, True)
+    ]
+
+
+def test_one_of_two_norms() -> None:
+    """Queries normed, keys not: neither takes the other's."""
+    asked = (
+        torch.tensor([3, 0, 49, 7], device=DEVICE), randn(4, 96), randn(4, 32),
+        randn(4, 24), randn(50, 16), True,
+    )  # fmt: skip
+    norm = HeadNorm(randn(16), 1e-2)
+    slots = SLOTS.abs()
+    for norms in ((norm, None), (None, norm)):
+        got_caches, caches = both_caches(16, 12)
+        got = rotate_and_store.on_gpu(*asked, *got_caches, slots, *norms)
+        expected = rotate_and_store.reference(*asked, *caches, slots, *norms)
+        assert_near(got, expected)
+        assert_near(got_caches[0], caches[0])
+
+
+def test_heads_whose_elements_lie_apart() -> None:
+    """As a view of a projection that has heads last."""
+
+    def apart(heads: int, size: int) -> torch.Tensor:
+        return randn(4, size, heads).transpose(1, 2)
+
+    query, key, value = apart(6, 16), apart(2, 16), apart(2, 12)
+    table, slots = randn(50, 16), SLOTS.abs()
+    positions = torch.tensor([3, 0, 49, 7], device=DEVICE)
+    asked = (positions, query, key, table, 16, True)
+    for got, expected in zip(
+        rotate_by_position.on_gpu(*asked), rotate_by_position.reference(*asked),
+        strict=True,
+    ):  # fmt: skip
+        assert_near(got, expected)
+    got_caches, caches = both_caches(16, 12)
+    store_kv.on_gpu(key, value, *got_caches, slots)
+    store_kv.reference(key, value, *caches, slots)
+    assert all(map(torch.equal, got_caches, caches))
+    asked = (positions, query, key, value, table, True)
+    got = rotate_and_store.on_gpu(*asked, *got_caches, slots)
+    assert_near(got, rotate_and_store.reference(*asked, *caches, slots))
+    for got_cache, cache in zip(got_caches, caches, strict=True):
+        assert_near(got_cache, cache)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

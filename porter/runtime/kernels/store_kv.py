@@ -19,5 +19,6 @@ def store_kv(
     slot_mapping: [num_tokens], row of the cache seen as one list of slots. On a GPU a
     token of slot -1 is not stored: padding of a captured batch.
     """
-    key_cache.flatten(0, 1).index_copy_(0, slot_mapping, key)
-    value_cache.flatten(0, 1).index_copy_(0, slot_mapping, value)
+    for new, cache in ((key, key_cache), (value, value_cache)):
+        # A view, or an error: flatten() would copy some layouts, and the copy be filled.
+        cache.view(-1, *cache.shape[2:]).index_copy_(0, slot_mapping, new)

@@ -130,9 +130,6 @@ class Attention(nn.Module):
         query: [num_tokens, num_heads * head_size] or with the heads apart; key and
         value alike over num_kv_heads, None where the cache is another layer's.
         """
-        metadata = get_forward_context().attn_metadata
-        assert self._options is not None, f"{self.layer_name} has no cache"
-        query = query.view(-1, self.num_heads, self.head_size)
         shares = self.kv_sharing_target_layer_name is not None
         if key is not None and value is not None and not shares:
             store_kv(
@@ -140,13 +137,21 @@ class Attention(nn.Module):
                 value.view(-1, self.num_kv_heads, self.head_size_v),
                 self.key_cache,
                 self.value_cache,
-                metadata.slot_mapping,
+                get_forward_context().attn_metadata.slot_mapping,
             )
+        output = self.attend(query)
+        return output if output_dtype is None else output.to(output_dtype)
+
+    def attend(self, query: torch.Tensor) -> torch.Tensor:
+        """As forward, over a cache that holds the step's keys and values already."""
+        assert self._options is not None, f"{self.layer_name} has no cache"
         output = paged_attention(
-            query, self.key_cache, self.value_cache, metadata, self._options
+            query.view(-1, self.num_heads, self.head_size),
+            self.key_cache,
+            self.value_cache,
+            get_forward_context().attn_metadata,
+            self._options,
         )
-        if output_dtype is not None:
-            output = output.to(output_dtype)
         return output.view(-1, self.num_heads * self.head_size_v)
 
     def extra_repr(self) -> str:

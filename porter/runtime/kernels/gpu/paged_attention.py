@@ -17,6 +17,7 @@ from porter.runtime.kernels.gpu.paged_prefill import (
     plan_work,
     prefill_shape,
 )
+from porter.runtime.kernels.gpu.strides import adjacent
 from porter.runtime.kernels.paged_attention import AttentionOptions
 
 _FEW_KEYS = 256
@@ -32,6 +33,7 @@ def paged_attention(
     """As the reference; metadata must have its tensors."""
     tensors = metadata.tensors
     assert tensors is not None, "the batch's tensors aren't on the device"
+    query = adjacent(query)
     output = query.new_empty(*query.shape[:2], value_cache.shape[-1])
     decodes = metadata.num_decodes
     if decodes:

@@ -1,125 +1,112 @@
-"""Rotate query and key heads by position in one launch, and store the keys with it."""
+"""Rotate query and key heads by position in one launch."""
 
 import torch
 import triton
 import triton.language as tl
 
 from porter.runtime.kernels.gpu.device import early_launch, take_turn
-from porter.runtime.kernels.gpu.store_kv import store_heads
+from porter.runtime.kernels.gpu.strides import adjacent
 
 
 @triton.jit
-def _rotated(
-    x_ptr, base, first_head, heads, stride_head, cos, sin,
-    HALF: tl.constexpr, BLOCK_HALF: tl.constexpr, NEOX: tl.constexpr,
-    HEADS: tl.constexpr,
+def load_angles(
+    positions_ptr, table_ptr, table_stride, row, dtype,
+    HALF: tl.constexpr, BLOCK_HALF: tl.constexpr,
 ):  # fmt: skip
-    """Both halves of the rotation of some heads, their columns, and which exist."""
-    which = first_head + tl.arange(0, HEADS)
+    """Cosines and sines of a token, [1, BLOCK_HALF] each; as the reference, in the dtype
+    of what they turn."""
+    position = tl.load(positions_ptr + row).to(tl.int64)
     pairs = tl.arange(0, BLOCK_HALF)
-    inside = (which < heads)[:, None] & (pairs < HALF)[None, :]
+    angles = table_ptr + position * table_stride + pairs
+    cos = tl.load(angles, mask=pairs < HALF, other=0.0).to(dtype).to(tl.float32)
+    sin = tl.load(angles + HALF, mask=pairs < HALF, other=0.0).to(dtype).to(tl.float32)
+    return cos[None, :], sin[None, :]
+
+
+@triton.jit
+def _normed(
+    x, scale, weight_ptr, columns, inside, dtype, WEIGHT: tl.constexpr
+):  # fmt: skip
+    """Rounded where `rms_norm` rounds: the product in the weight's dtype."""
+    x = x * scale
+    if WEIGHT:
+        weight = tl.load(weight_ptr + columns, mask=inside, other=0.0)
+        x = x.to(weight.dtype).to(tl.float32) * weight.to(tl.float32)[None, :]
+        x = x.to(weight.dtype)
+    return x.to(dtype).to(tl.float32)
+
+
+@triton.jit
+def turn_heads(
+    x_ptr, output_ptr, first_head, heads, stride_head, output_stride_head,
+    cos, sin, weight_ptr, eps,
+    SIZE: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr,
+    BLOCK_HALF: tl.constexpr, NEOX: tl.constexpr, HEADS: tl.constexpr,
+    NORM: tl.constexpr, WEIGHT: tl.constexpr,
+):  # fmt: skip
+    """Norm and rotate one token's heads first_head and on, HEADS of them at most."""
+    dtype = x_ptr.dtype.element_ty
+    which = first_head + tl.arange(0, HEADS)
+    present = (which < heads)[:, None]
+    pairs = tl.arange(0, BLOCK_HALF)
+    turning = pairs < HALF
+    inside = present & turning[None, :]
     if NEOX:
         first, second = pairs, pairs + HALF
     else:
         first, second = 2 * pairs, 2 * pairs + 1
-    rows = x_ptr + base + which[:, None] * stride_head
+    rows = x_ptr + which[:, None] * stride_head
     x1 = tl.load(rows + first[None, :], mask=inside, other=0.0).to(tl.float32)
     x2 = tl.load(rows + second[None, :], mask=inside, other=0.0).to(tl.float32)
-    return x1 * cos - x2 * sin, x2 * cos + x1 * sin, which, first, second, inside
-
-
-@triton.jit
-def _copy_rest(
-    x_ptr, base, output_ptr, output_base, which, heads, stride_head, output_stride_head,
-    SIZE: tl.constexpr, ROTARY: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """The elements of each head that don't turn."""
     columns = tl.arange(0, BLOCK)
-    turning = (columns >= ROTARY) & (columns < SIZE)
-    inside = (which < heads)[:, None] & turning[None, :]
-    x = tl.load(
-        x_ptr + base + which[:, None] * stride_head + columns[None, :], mask=inside
-    )
-    pointers = output_ptr + output_base + which[:, None] * output_stride_head
-    tl.store(
-        pointers + columns[None, :], x.to(output_ptr.dtype.element_ty), mask=inside
-    )
+    still = (columns >= 2 * HALF) & (columns < SIZE)
+    if 2 * HALF < SIZE:
+        kept = present & still[None, :]
+        rest = tl.load(rows + columns[None, :], mask=kept, other=0.0).to(tl.float32)
+    if NORM:
+        squares = tl.sum(x1 * x1, 1) + tl.sum(x2 * x2, 1)
+        if 2 * HALF < SIZE:
+            squares += tl.sum(rest * rest, 1)
+        scale = tl.rsqrt(squares / SIZE + eps)[:, None]
+        x1 = _normed(x1, scale, weight_ptr, first, turning, dtype, WEIGHT)
+        x2 = _normed(x2, scale, weight_ptr, second, turning, dtype, WEIGHT)
+        if 2 * HALF < SIZE:
+            rest = _normed(rest, scale, weight_ptr, columns, still, dtype, WEIGHT)
+    outputs = output_ptr + which[:, None] * output_stride_head
+    tl.store(outputs + first[None, :], (x1 * cos - x2 * sin).to(dtype), mask=inside)
+    tl.store(outputs + second[None, :], (x2 * cos + x1 * sin).to(dtype), mask=inside)
+    if 2 * HALF < SIZE:
+        tl.store(outputs + columns[None, :], rest.to(dtype), mask=kept)
 
 
 @triton.jit(do_not_specialize=["query_heads", "key_heads"])
 def _rotate(
-    positions_ptr, query_ptr, key_ptr, value_ptr, table_ptr, query_out_ptr, key_out_ptr,
-    key_cache_ptr, value_cache_ptr, slots_ptr, query_heads, key_heads,
-    query_stride_row, query_stride_head, key_stride_row, key_stride_head,
-    value_stride_row, value_stride_head, table_stride,
-    kc_stride_block, kc_stride_slot, kc_stride_head,
-    vc_stride_block, vc_stride_slot, vc_stride_head,
-    SIZE: tl.constexpr, SIZE_V: tl.constexpr, HALF: tl.constexpr,
-    BLOCK: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_HALF: tl.constexpr,
-    NEOX: tl.constexpr, QUERY_PROGRAMS: tl.constexpr, HEADS: tl.constexpr,
-    STORE: tl.constexpr, PAGE: tl.constexpr,
-    EARLY: tl.constexpr,
+    positions_ptr, query_ptr, key_ptr, table_ptr, query_out_ptr, key_out_ptr,
+    query_heads, key_heads, query_stride_row, query_stride_head,
+    key_stride_row, key_stride_head, table_stride,
+    SIZE: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr,
+    BLOCK_HALF: tl.constexpr, NEOX: tl.constexpr, QUERY_PROGRAMS: tl.constexpr,
+    HEADS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     take_turn(EARLY)
     row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    position = tl.load(positions_ptr + row).to(tl.int64)
-    pairs = tl.arange(0, BLOCK_HALF)
-    angles = table_ptr + position * table_stride + pairs
-    # As the reference: cosines and sines in the dtype of what they turn.
-    dtype = query_ptr.dtype.element_ty
-    cos = tl.load(angles, mask=pairs < HALF, other=0.0).to(dtype).to(tl.float32)
-    sin = tl.load(angles + HALF, mask=pairs < HALF, other=0.0).to(dtype).to(tl.float32)
-    cos, sin = cos[None, :], sin[None, :]
+    cos, sin = load_angles(
+        positions_ptr, table_ptr, table_stride, row, query_ptr.dtype.element_ty,
+        HALF, BLOCK_HALF,
+    )  # fmt: skip
     if part < QUERY_PROGRAMS:
-        base = row * query_stride_row
-        r1, r2, which, first, second, inside = _rotated(
-            query_ptr, base, part * HEADS, query_heads, query_stride_head, cos, sin,
-            HALF, BLOCK_HALF, NEOX, HEADS,
+        turn_heads(
+            query_ptr + row * query_stride_row, query_out_ptr + row * query_heads * SIZE,
+            part * HEADS, query_heads, query_stride_head, SIZE, cos, sin, None, 0.0,
+            SIZE, HALF, BLOCK, BLOCK_HALF, NEOX, HEADS, False, False,
         )  # fmt: skip
-        output_base = row * query_heads * SIZE
-        out = query_out_ptr + output_base + which[:, None] * SIZE
-        tl.store(out + first[None, :], r1.to(dtype), mask=inside)
-        tl.store(out + second[None, :], r2.to(dtype), mask=inside)
-        if 2 * HALF < SIZE:
-            _copy_rest(
-                query_ptr, base, query_out_ptr, output_base, which, query_heads,
-                query_stride_head, SIZE, SIZE, 2 * HALF, BLOCK,
-            )  # fmt: skip
     else:
-        base = row * key_stride_row
-        r1, r2, which, first, second, inside = _rotated(
-            key_ptr, base, (part - QUERY_PROGRAMS) * HEADS, key_heads, key_stride_head,
-            cos, sin, HALF, BLOCK_HALF, NEOX, HEADS,
+        turn_heads(
+            key_ptr + row * key_stride_row, key_out_ptr + row * key_heads * SIZE,
+            (part - QUERY_PROGRAMS) * HEADS, key_heads, key_stride_head, SIZE,
+            cos, sin, None, 0.0,
+            SIZE, HALF, BLOCK, BLOCK_HALF, NEOX, HEADS, False, False,
         )  # fmt: skip
-        if STORE:
-            slot = tl.load(slots_ptr + row).to(tl.int64)
-            inside = inside & (slot >= 0)
-            output_base = slot // PAGE * kc_stride_block + slot % PAGE * kc_stride_slot
-            out = key_cache_ptr + output_base + which[:, None] * kc_stride_head
-        else:
-            output_base = row * key_heads * SIZE
-            out = key_out_ptr + output_base + which[:, None] * SIZE
-        tl.store(out + first[None, :], r1.to(dtype), mask=inside)
-        tl.store(out + second[None, :], r2.to(dtype), mask=inside)
-        if STORE:
-            if slot >= 0:
-                if 2 * HALF < SIZE:
-                    _copy_rest(
-                        key_ptr, base, key_cache_ptr, output_base, which, key_heads,
-                        key_stride_head, kc_stride_head, SIZE, 2 * HALF, BLOCK,
-                    )  # fmt: skip
-                store_heads(
-                    value_ptr, value_cache_ptr, slot, row,
-                    (part - QUERY_PROGRAMS) * HEADS, key_heads,
-                    value_stride_row, value_stride_head,
-                    vc_stride_block, vc_stride_slot, vc_stride_head,
-                    PAGE, SIZE_V, BLOCK_V, HEADS,
-                )  # fmt: skip
-        elif 2 * HALF < SIZE:
-            _copy_rest(
-                key_ptr, base, key_out_ptr, output_base, which, key_heads,
-                key_stride_head, SIZE, SIZE, 2 * HALF, BLOCK,
-            )  # fmt: skip
 
 
 def rotate_by_position(
@@ -135,65 +122,33 @@ def rotate_by_position(
     rotated_key = None
     if key is not None:
         rotated_key = torch.empty_like(key, memory_format=torch.contiguous_format)
-    _launch(positions, query, key, cos_sin_cache, head_size, is_neox_style,
-            rotated, rotated_key, None)  # fmt: skip
+    positions = positions.flatten()
+    tokens = len(positions)
+    if not tokens:
+        return rotated, rotated_key
+    queries = adjacent(query.view(tokens, -1, head_size))
+    keys = queries[:, :0]
+    if key is not None:
+        keys = adjacent(key.view(tokens, -1, head_size))
+    shape = launch_shape(head_size, cos_sin_cache.shape[-1] // 2)
+    programs = [triton.cdiv(x.shape[1], shape["HEADS"]) for x in (queries, keys)]
+    _rotate[(tokens, sum(programs))](
+        positions, queries, keys, cos_sin_cache, rotated,
+        rotated if rotated_key is None else rotated_key,  # not written then
+        queries.shape[1], keys.shape[1], *queries.stride()[:2], *keys.stride()[:2],
+        cos_sin_cache.stride(0), NEOX=is_neox_style, QUERY_PROGRAMS=programs[0], **shape,
+        num_warps=2, **early_launch(),
+    )  # fmt: skip
     return rotated, rotated_key
 
 
-def rotate_and_store(
-    positions: torch.Tensor,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    cos_sin_cache: torch.Tensor,
-    head_size: int,
-    is_neox_style: bool,
-    caches: tuple[torch.Tensor, torch.Tensor],
-    slot_mapping: torch.Tensor,
-) -> torch.Tensor:
-    """The rotated query; the rotated keys and the values go to their slots.
-
-    value: [num_tokens, kv heads, head_size_v]. caches and slot_mapping as `store_kv`.
-    """
-    rotated = torch.empty_like(query, memory_format=torch.contiguous_format)
-    _launch(positions, query, key, cos_sin_cache, head_size, is_neox_style,
-            rotated, None, (value, *caches, slot_mapping))  # fmt: skip
-    return rotated
-
-
-def _launch(
-    positions: torch.Tensor,
-    query: torch.Tensor,
-    key: torch.Tensor | None,
-    table: torch.Tensor,
-    size: int,
-    neox: bool,
-    rotated: torch.Tensor,
-    rotated_key: torch.Tensor | None,
-    store: tuple[torch.Tensor, ...] | None,
-) -> None:
-    positions = positions.flatten()
-    tokens, half = len(positions), table.shape[-1] // 2
-    if not tokens:
-        return
-    query = query.view(tokens, -1, size)
-    key = query[:, :0] if key is None else key.view(tokens, -1, size)
-    rotated_key = rotated if rotated_key is None else rotated_key  # not written then
-    value, key_cache, value_cache, slots = store or (None, None, None, None)
-    heads = max(1, 1024 // triton.next_power_of_2(size))
-    programs = [triton.cdiv(x.shape[1], heads) for x in (query, key)]
-    size_v = size if value is None else value.shape[-1]
-    strides = [(0, 0, 0) if c is None else c.stride()[:3]
-               for c in (key_cache, value_cache)]  # fmt: skip
-    _rotate[(tokens, sum(programs))](
-        positions, query, key, value, table, rotated, rotated_key,
-        key_cache, value_cache, slots, query.shape[1], key.shape[1],
-        *query.stride()[:2], *key.stride()[:2],
-        *((0, 0) if value is None else value.stride()[:2]), table.stride(0),
-        *strides[0], *strides[1],
-        SIZE=size, SIZE_V=size_v, HALF=half, BLOCK=triton.next_power_of_2(size),
-        BLOCK_V=triton.next_power_of_2(size_v),
-        BLOCK_HALF=triton.next_power_of_2(half), NEOX=neox,
-        QUERY_PROGRAMS=programs[0], HEADS=heads, STORE=store is not None,
-        PAGE=1 if key_cache is None else key_cache.shape[1], num_warps=2, **early_launch(),
-    )  # fmt: skip
+def launch_shape(head_size: int, half: int) -> dict[str, int]:
+    """Sizes that kernels around `turn_heads` are compiled for."""
+    block = triton.next_power_of_2(head_size)
+    return {
+        "SIZE": head_size,
+        "HALF": half,
+        "BLOCK": block,
+        "BLOCK_HALF": triton.next_power_of_2(half),
+        "HEADS": max(1, 1024 // block),
+    }

@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 
 from porter.runtime.kernels.gpu.device import early_launch, take_turn
+from porter.runtime.kernels.gpu.strides import adjacent
 
 
 @triton.jit
@@ -62,6 +63,7 @@ def store_kv(
     slot_mapping: torch.Tensor,
 ) -> None:
     """As the reference; caches may have any strides but the last."""
+    key, value = adjacent(key), adjacent(value)
     tokens, heads, size = key.shape
     size_v = value.shape[-1]
     if not tokens:
