@@ -1,4 +1,5 @@
-"""Our attention kernels beside their peers and the machine's ceilings, in one run."""
+"""Our kernels of attention and experts beside their peers and the machine's ceilings, in
+one run."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -6,13 +7,14 @@ from typing import Any
 
 import torch
 
-from porter.bench import attention_engines
+from porter.bench import attention_engines, expert_engines
 from porter.bench.attention_cases import (
     DecodeCase,
     PrefillCase,
     decode_problems,
     prefill_problem,
 )
+from porter.bench.expert_cases import ExpertsCase, experts_problems
 from porter.bench.gpu_clock import ceilings, seconds_a_call
 
 DECODE_CASES = [
@@ -23,6 +25,7 @@ DECODE_CASES = [
     if batch * context <= 1 << 21
 ]
 PREFILL_CASES = [PrefillCase(n) for n in (2048, 4096, 8192, 16384)]
+EXPERTS_CASES = [ExpertsCase(n) for n in (1, 16, 64, 256, 4096)]
 # Outputs in bf16 of two right kernels differ by no more than this.
 _NEAR = 2e-2
 
@@ -30,6 +33,7 @@ _NEAR = 2e-2
 def measure_kernels(
     decode: Sequence[DecodeCase] = tuple(DECODE_CASES),
     prefill: Sequence[PrefillCase] = tuple(PREFILL_CASES),
+    experts: Sequence[ExpertsCase] = tuple(EXPERTS_CASES),
     advance: Callable[[str], None] = lambda what: None,
 ) -> dict[str, Any]:
     """The ceilings, and a row a case: its engines' microseconds, or why none."""
@@ -60,6 +64,21 @@ def measure_kernels(
                 "floor_us": prefill_case.operations / limits["flops_per_second"] * 1e6,
                 "operations": prefill_case.operations,
                 "engines": _engines(attention_engines.PREFILL, [problem]),
+            }
+        )
+    for experts_case, drawn in zip(experts, experts_problems(experts), strict=True):
+        advance(f"experts, {experts_case.name}")
+        moved = max(experts_case.moved_bytes(problem.used) for problem in drawn)
+        seconds = (
+            moved / limits["bytes_per_second"],
+            experts_case.operations / limits["flops_per_second"],
+        )
+        rows.append(
+            {
+                "kernel": "expert products",
+                "case": experts_case.name,
+                "floor_us": max(seconds) * 1e6,
+                "engines": _engines(expert_engines.ENGINES, drawn),
             }
         )
     return {"ceilings": limits, "rows": rows, "summary": summary(rows)}

@@ -13,9 +13,16 @@ LIMITS = {
 }
 
 
-def assert_near(got: torch.Tensor, expected: torch.Tensor) -> None:
-    """By the norm of the difference; NaN is never near."""
+def assert_near(got: torch.Tensor, expected: torch.Tensor, kernels: int = 1) -> None:
+    """By the norm of the difference; NaN is never near.
+
+    kernels: how many have rounded, one after the other. What the interpreter cuts off adds
+    up; what a GPU rounds stays within the limit of one.
+    """
     assert got.shape == expected.shape
     wide = expected.double().cpu()
     error = float((got.double().cpu() - wide).norm() / wide.norm())
-    assert error <= LIMITS[got.dtype], f"relative error {error:.2e} in {got.dtype}"
+    cuts = kernels if got.dtype == torch.bfloat16 and DEVICE == "cpu" else 1
+    assert error <= cuts * LIMITS[got.dtype], (
+        f"relative error {error:.2e} in {got.dtype}"
+    )

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from porter.runtime.kernels.act_and_mul import silu_and_mul
+from porter.runtime.kernels.gpu.grouped_experts import grouped_mlp
 from porter.runtime.kernels.gpu.paged_attention import prefill as prefill_by_gpu
 from porter.runtime.kernels.gpu.paged_decode import paged_decode
 from porter.runtime.kernels.gpu.paged_prefill import (
@@ -80,6 +82,17 @@ def turn(size: int, turning: int, kv_heads: int = 8, neox: bool = True) -> None:
     )  # fmt: skip
 
 
+def experts(tokens: int, biased: bool = False) -> None:
+    """Of Qwen3-30B-A3B's sizes, 8 of 128 experts a token."""
+    w13, w2 = torch.empty(128, 1536, 2048, dtype=BF16), torch.empty(128, 2048, 768)
+    b13, b2 = torch.empty(128, 1536, dtype=BF16), torch.empty(128, 2048, dtype=BF16)
+    grouped_mlp(
+        torch.empty(tokens, 2048, dtype=BF16), torch.empty(tokens, 8),
+        torch.zeros(tokens, 8, dtype=torch.int64), w13, w2.to(BF16),
+        b13 if biased else None, b2 if biased else None, silu_and_mul.on_gpu,
+    )  # fmt: skip
+
+
 CASES: dict[str, Callable[[], None]] = {
     "decode 128 group 4": partial(decode, 4, 128),
     "decode 128 group 4 page 16": partial(decode, 4, 128, 16),
@@ -102,6 +115,10 @@ CASES: dict[str, Callable[[], None]] = {
     ),
     "prefill 128 hopper": partial(prefill, 128, hopper=True),
     "prefill 64 hopper page 16": partial(prefill, 64, page=16, hopper=True),
+    "experts 1 token": partial(experts, 1),
+    "experts 500 tokens": partial(experts, 500),
+    "experts 1000 tokens biased": partial(experts, 1000, biased=True),
+    "experts 4096 tokens": partial(experts, 4096),
     "turn 128": partial(turn, 128, 128),
     "turn 256 partly, pairs": partial(turn, 256, 64, neox=False),
     "prefill 128/64 hopper sinks slopes": partial(

@@ -22,14 +22,19 @@ def randn(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("rows", [1, 5])
 @pytest.mark.parametrize(
-    ("weighted", "variance_size"), [(True, None), (False, None), (True, 37)]
+    ("weighted", "variance_size", "unit_offset"),
+    [(True, None, False), (False, None, False), (True, 37, False), (True, None, True)],
 )
 def test_rms_norm(
-    dtype: torch.dtype, rows: int, weighted: bool, variance_size: int | None
+    dtype: torch.dtype,
+    rows: int,
+    weighted: bool,
+    variance_size: int | None,
+    unit_offset: bool,
 ) -> None:
     x, residual = randn(rows, 100, dtype=dtype), randn(rows, 100, dtype=dtype)
     weight = randn(100, dtype=dtype) if weighted else None
-    options = (weight, 1e-5, variance_size)
+    options = (weight, 1e-5, variance_size, unit_offset)
     assert_near(rms_norm.on_gpu(x, *options), rms_norm.reference(x, *options))
     got = fused_add_rms_norm.on_gpu(x.clone(), residual.clone(), *options)
     expected = fused_add_rms_norm.reference(x, residual, *options)

@@ -1,7 +1,7 @@
 """The experts' products, grouped: each expert once, over all of its tokens.
 
 `grouped_mlp` is the reference and what a CPU runs. A GPU has one grouped GEMM for all
-experts (torch's `_grouped_mm`, bf16), on rows sorted by expert.
+experts, on rows in the order of their experts.
 """
 
 from collections.abc import Callable

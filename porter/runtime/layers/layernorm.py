@@ -61,10 +61,10 @@ class GemmaRMSNorm(nn.Module):
         self.variance_epsilon = eps
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> Normed:
-        weight = self.weight.data.float() + 1.0
+        options = (self.weight.data, self.variance_epsilon, None, True)
         if residual is None:
-            return rms_norm(x, weight, self.variance_epsilon)
-        return fused_add_rms_norm(x, residual, weight, self.variance_epsilon)
+            return rms_norm(x, *options)
+        return fused_add_rms_norm(x, residual, *options)
 
     def extra_repr(self) -> str:
         return f"hidden_size={len(self.weight)}, eps={self.variance_epsilon}"

@@ -12,7 +12,7 @@ def _rms_norm(
     x_ptr, residual_ptr, weight_ptr, output_ptr, total_ptr, num_rows, inner_rows,
     stride_outer, stride_inner, eps, variance_size,
     SIZE: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
-    ADD: tl.constexpr, WEIGHT: tl.constexpr,
+    ADD: tl.constexpr, WEIGHT: tl.constexpr, UNIT_OFFSET: tl.constexpr,
     EARLY: tl.constexpr,
 ):  # fmt: skip
     take_turn(EARLY)
@@ -32,6 +32,8 @@ def _rms_norm(
     if WEIGHT:
         # The product is rounded as the reference rounds it: in the weight's dtype.
         weight = tl.load(weight_ptr + columns, mask=columns < SIZE, other=0.0)
+        if UNIT_OFFSET:
+            weight = weight.to(tl.float32) + 1.0
         x = x.to(weight.dtype).to(tl.float32) * weight.to(tl.float32)[None, :]
         x = x.to(weight.dtype)
     tl.store(output_ptr + flat, x.to(output_ptr.dtype.element_ty), mask=inside)
@@ -42,10 +44,11 @@ def rms_norm(
     weight: torch.Tensor | None,
     eps: float,
     variance_size: int | None = None,
+    unit_offset: bool = False,
 ) -> torch.Tensor:
     """As the reference."""
     output = torch.empty_like(x, memory_format=torch.contiguous_format)
-    _launch(x, None, weight, output, None, eps, variance_size)
+    _launch(x, None, weight, output, None, eps, variance_size, unit_offset)
     return output
 
 
@@ -55,11 +58,12 @@ def fused_add_rms_norm(
     weight: torch.Tensor | None,
     eps: float,
     variance_size: int | None = None,
+    unit_offset: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As the reference."""
     output = x if x.is_contiguous() else x.contiguous()
     total = residual if residual.is_contiguous() else residual.contiguous()
-    _launch(output, total, weight, output, total, eps, variance_size)
+    _launch(output, total, weight, output, total, eps, variance_size, unit_offset)
     for operand, made in ((x, output), (residual, total)):
         if made is not operand:
             operand.copy_(made)
@@ -74,6 +78,7 @@ def _launch(
     total: torch.Tensor | None,
     eps: float,
     variance_size: int | None,
+    unit_offset: bool,
 ) -> None:
     size = x.shape[-1]
     rows = x.numel() // max(size, 1)
@@ -91,7 +96,8 @@ def _launch(
         x.stride(0) if x.dim() > 1 else size, x.stride(1) if x.dim() == 3 else 0, eps,
         size if variance_size is None else variance_size,
         SIZE=size, BLOCK=block, ROWS=at_once, ADD=residual is not None,
-        WEIGHT=weight is not None, num_warps=_warps(block * at_once), **early_launch(),
+        WEIGHT=weight is not None, UNIT_OFFSET=unit_offset,
+        num_warps=_warps(block * at_once), **early_launch(),
     )  # fmt: skip
 
 
