@@ -10,7 +10,7 @@ from typing import Any
 
 from porter.analyze.config_items import read_item
 from porter.analyze.equal_sizes import as_sizes
-from porter.analyze.graph import Node
+from porter.analyze.graph import Node, axis_size
 from porter.analyze.symbols import (
     Sym,
     arith,
@@ -57,7 +57,7 @@ class Table:
 
 def match_table(node, fn: str) -> Table | None:
     """cos or sin of the angles, times transformers' attention scaling."""
-    found = _match_table(node, fn)
+    found = _match_table(node, fn) or _match_half(node, fn)
     if found is None and isinstance(node, Node):
         by_type = match_by_type(node, fn)
         if by_type is not None:
@@ -95,6 +95,25 @@ def _match_table(node, fn: str) -> Table | None:
             given = alpha is not None
             return Table(parameters, dim, place, pairing, partial, alpha=given)
     return None
+
+
+def _match_half(node, fn: str) -> Table | None:
+    """Half of a table whose halves are the same has each frequency once; a view that
+    repeats them makes it one in pairs."""
+    half, doubled = under_views(node)
+    if not is_op(half, "slice") or half.attrs["dim"] != -1 or half.attrs["step"] != 1:
+        return None
+    whole, low, high = half.args
+    size = axis_size(whole.axes[-1])
+    middle = arith("floordiv", size, 2)
+    if not any(
+        same(low, a) and same(high, b) for a, b in ((0, middle), (middle, size))
+    ):
+        return None
+    table = match_table(whole, fn)
+    if table is None or table.pairing != "halves":
+        return None
+    return table.paired(doubled or "once")
 
 
 def _place(node) -> Node | None:
