@@ -19,6 +19,10 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from porter.runtime.distributed import (
+    tensor_model_parallel_all_gather,
+    tensor_model_parallel_all_reduce,
+)
 from porter.runtime.forward_context import get_forward_context
 from porter.runtime.kernels.rotate_and_store import HeadNorm, rotate_and_store
 from porter.runtime.layers.attention import Attention
@@ -29,6 +33,8 @@ from porter.runtime.straight_code import is_straight
 
 # They change no element and no order of elements.
 _RESHAPES = {"view", "reshape", "flatten", "unflatten", "contiguous"}
+# Single nodes of a trace, as layers are.
+_COLLECTIVES = (tensor_model_parallel_all_gather, tensor_model_parallel_all_reduce)
 
 
 def fuse_qk_norm_rope_kvcache(model: nn.Module) -> int:
@@ -67,6 +73,9 @@ def _attends(module: nn.Module) -> bool:
 class _Tracer(fx.Tracer):
     """Into the port's own modules; our layers and torch's are single nodes."""
 
+    def __init__(self) -> None:
+        super().__init__(autowrap_functions=_COLLECTIVES)
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return type(m).__module__.partition(".")[0] in ("porter", "torch")
 
@@ -77,7 +86,7 @@ class _Tracer(fx.Tracer):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        if not self.is_leaf_module(m, "") and not is_straight(m):
+        if not self.is_leaf_module(m, "") and not is_straight(m, _COLLECTIVES):
             raise NotImplementedError("the forward of a module inside isn't straight")
         made = super().call_module(m, forward, args, kwargs)
         if isinstance(m, LinearBase) and m.return_bias and not m.skip_bias_add:
@@ -87,7 +96,7 @@ class _Tracer(fx.Tracer):
 
 def _trace(module: nn.Module) -> fx.GraphModule | None:
     """The module's forward as a graph that writes over no tensor, if it is one."""
-    if not is_straight(module):
+    if not is_straight(module, _COLLECTIVES):
         return None
     try:
         traced = fx.GraphModule(module, _Tracer().trace(module))

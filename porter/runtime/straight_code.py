@@ -5,6 +5,7 @@ somewhere, or catches what the stand-in can't do would be traced as something el
 """
 
 import dis
+from collections.abc import Callable
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -20,19 +21,22 @@ _BUILTINS = {"abs", "float", "int", "len", "max", "min", "range", "sum", "tuple"
 _PLAIN = (ModuleType, bool, int, float, str, tuple, torch.dtype)
 
 
-def is_straight(module: nn.Module) -> bool:
+def is_straight(module: nn.Module, known: tuple[Callable[..., Any], ...] = ()) -> bool:
     """Whether the module's forward, with the functions of its own file that it calls,
     only computes: no types asked for, nothing caught, nothing written in place.
 
-    Python 3.11 and later: bytecode is read.
+    known: functions of other files that the tracing doesn't look into. Python 3.11 and
+    later: bytecode is read.
     """
     forward = type(module).forward
-    return isinstance(forward, FunctionType) and _Reader(module).allows(forward)
+    return isinstance(forward, FunctionType) and _Reader(module, known).allows(forward)
 
 
 class _Reader:
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
+    def __init__(
+        self, module: nn.Module, known: tuple[Callable[..., Any], ...]
+    ) -> None:
+        self.module, self.known = module, known
         self.read: set[CodeType] = set()
 
     def allows(self, function: FunctionType) -> bool:
@@ -63,6 +67,8 @@ class _Reader:
         if name not in around:
             return name in _BUILTINS
         value = around[name]
+        if any(getattr(value, "__wrapped__", value) is f for f in self.known):
+            return True  # wrapped while a trace is made
         if isinstance(value, FunctionType) and value.__globals__ is around:
             return self.allows(value)
         return value is None or isinstance(value, _PLAIN)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from porter.runtime.distributed import tensor_model_parallel_all_gather
 from porter.runtime.forward_context import AttentionMetadata, set_forward_context
 from porter.runtime.layers.attention import Attention
 from porter.runtime.layers.layernorm import GemmaRMSNorm, RMSNorm
@@ -130,9 +131,19 @@ class SettledBranch(Plain):
         return self.o_proj(self.attn(q, k, v))[0]
 
 
+class Gathered(Normed):
+    """Norms over the heads of all ranks, and what all of them made."""
+
+    def forward(self, positions: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.projected(tensor_model_parallel_all_gather(x.contiguous()))
+        q, k = self.rotary_emb(positions, *self.normed(q, k))
+        output = tensor_model_parallel_all_gather(self.attn(q, k, v))
+        return self.o_proj(output)[0]
+
+
 FUSED = [Plain, PartOfAHeadInPairs, Normed, NormedAsGemma, NormedWithoutWeight,
          NormedOverAPart, NormedOverAllHeads, ValuesLast, QueryScaled,
-         SettledBranch]  # fmt: skip
+         SettledBranch, Gathered]  # fmt: skip
 
 
 class KeysScaled(Layer):
