@@ -57,7 +57,8 @@ class ClassScope:
     def __init__(self, inst: Module, graph: FrameGraph, imports: set[str]):
         self.inst, self.graph, self.imports = inst, graph, imports
         self.children: dict[str, Module] = {}
-        self.used: dict[int, Module] = {}  # those called, also below a child
+        self.reached: set[str] = set()  # those called since somebody emptied it
+        self.used: dict[int, Module] = {}  # modules called, also below a child
         self.attrs: dict[str, Any] = {}  # name -> Sym | Activation | Node
         self.fused_acts: set[str] = set()
         self.attends: list[Node] = []
@@ -204,6 +205,7 @@ class ClassScope:
             listed = owner is not None and is_list(owner)
             names.insert(0, f'["{current.name}"]' if listed else f".{current.name}")
             if owner is self.inst:
+                self.reached.add(current.name)
                 known = self.children.setdefault(current.name, current)
                 if known is not current:
                     self.alternatives[current.name] = current

@@ -212,6 +212,11 @@ class TrunkWriter:
         text = empty_tensors(self.crossing, self.guards, self.scope.number)
         return [Line(text, [self.trunk.frame.span]), Line("")]
 
+    def _reached(self) -> set[str]:
+        """The children that were called since this was last asked."""
+        reached, self.scope.reached = self.scope.reached, set()
+        return reached
+
     # -- forward
 
     def _body(self) -> Body:
@@ -234,7 +239,7 @@ class TrunkWriter:
         else:
             body.line(f"return {text}")
             lines = body.finished({}, span)
-        self.first |= set(self.scope.children)
+        self.first |= self._reached()
         name = self.graph.profile.embed
         head = f"    def {name}(self, input_ids: torch.Tensor) -> torch.Tensor:"
         return [Line(head, [span]), *indented(lines, 2)]
@@ -326,7 +331,7 @@ class TrunkWriter:
 
     def _first_stage(self, names, staged, invariant_names, shared) -> list[Line]:
         trunk, body = self.trunk, self._body()
-        before = set(self.scope.children)
+        self._reached()
         for node in shared:
             body.bind(node, invariant_names[node.id])
         body.bind(trunk.embedding, "inputs_embeds")
@@ -336,7 +341,7 @@ class TrunkWriter:
             self._compute_staged(body, node, invariant_names[node.id])
         for init, name in zip(inits, names, strict=True):
             self._compute(body, init, name)
-        self.first |= set(self.scope.children) - before
+        self.first |= self._reached()
         ends = {invariant_names[n.id]: n for n in [*shared, *staged]}
         ends.update(zip(names, inits, strict=True))
         first = body.finished(ends, trunk.frame.span)
@@ -366,11 +371,11 @@ class TrunkWriter:
         for (entry, _, _, _), name in zip(trunk.carried, names, strict=True):
             body.bind(entry, name)
         results = [row[2] for row in trunk.carried]
-        before = set(self.scope.children)
+        self._reached()
         body.plan(results)
         for result, name in zip(results, names, strict=True):
             self._compute(body, result, name)
-        if set(self.scope.children) - before:
+        if self._reached():
             span = trunk.loop.span
             raise Refused(
                 [
@@ -415,10 +420,10 @@ class TrunkWriter:
             raise Refused(
                 [Gap(span.file, span.line, "the model gives its head several values")]
             )
-        before = set(self.scope.children)
+        self._reached()
         body.plan(outputs)
         body.line(f"return {body.ensure(outputs[0])}")
-        self.last = set(self.scope.children) - before
+        self.last = self._reached()
         lines = body.finished({}, trunk.frame.span)
         return self.classes.comments.weave(indented(lines, 2))
 

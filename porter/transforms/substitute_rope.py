@@ -13,7 +13,7 @@ Leaves: any other arithmetic; `keep_rope` then takes care of its tables.
 from dataclasses import dataclass, replace
 
 from porter.analyze.axes import leaves
-from porter.analyze.graph import Factor, Node, axis_size
+from porter.analyze.graph import Factor, Node, axis_size, walk
 from porter.analyze.symbols import Sym, arith, negate, same, unwrap
 from porter.transforms.base import Transform
 from porter.transforms.matching import either_way, is_op, strip_casts
@@ -35,6 +35,9 @@ class SubstituteRope(Transform):
             q, k = attend.args[0], attend.args[1]
             sizes = self.facts.interpreter.sizes
             cond, side, turned = _conditional(q, k, sizes.same)
+            if cond is None:
+                size = attend.attrs["head_size"]
+                q, k = turned = tuple(self._turned_first(t, size) for t in turned)
             found = [self._rotation(t) for t in turned]
             alone = attend.attrs.get("shares") is not None  # some have queries only
             both = found[0] and found[1] and found[0].table.same_as(found[1].table)
@@ -81,6 +84,18 @@ class SubstituteRope(Transform):
             **self._attrs(attend, rotation.table),
         )
         self.change(node, new, "x * cos + rotate(x) * sin is vLLM's rotary embedding")
+
+    def _turned_first(self, node: Node, head_size) -> Node:
+        """The one rotation of whole heads that a query or key is computed from, where more
+        is done with it before it is attended with."""
+        if self._rotation(node) is not None:
+            return node
+        equal = self.facts.interpreter.sizes.same
+        inside = [n for n in walk([node]) if match_rotation(n, equal) is not None]
+        one = len({strip_casts(n).id for n in inside}) == 1
+        if not one or not equal(axis_size(inside[0].axes[-1]), head_size):
+            return node
+        return inside[0]
 
     def _rotation(self, node: Node) -> Rotation | None:
         found = match_rotation(node, self.facts.interpreter.sizes.same)

@@ -5,6 +5,7 @@ is cut in chunks, shares its batch, or is computed on two ranks. Here the same
 prompts go through engines that are set up differently, and the tokens must stay.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 from porter.gap import CannotRun, UsageError
@@ -17,9 +18,7 @@ CHUNK = 13  # tokens a step: less than most prompts, not a divisor of their leng
 TWO_RANKS: dict[str, dict[str, Any]] = {
     "tp2": {"tensor_parallel_size": 2},
     "pp2": {"pipeline_parallel_size": 2},
-}
-# A mixture of experts can have its experts spread whole, besides being sharded.
-EXPERT_RANKS: dict[str, dict[str, Any]] = {
+    # A mixture of experts can have its experts spread whole, besides being sharded.
     "ep2": {"tensor_parallel_size": 2, "enable_expert_parallel": True},
 }
 
@@ -30,7 +29,7 @@ def check_invariances(
     tolerance: float,
     *,
     tp: int = 1,
-    two_ranks: bool = True,
+    two_ranks: Collection[str] = tuple(TWO_RANKS),
     schedules: bool = True,
     compiled: bool = False,
     experts: bool = False,
@@ -38,10 +37,10 @@ def check_invariances(
     """Run the prompts of `traces` again under other schedules and on two ranks.
 
     make_engine(**options) gives an engine of the same port and weights. Returns
-    name -> held. `tp2` and `pp2` are left out where the model can't be split so, or
-    where `traces` are from several ranks themselves. schedules: whether to try other
-    ones. compiled: whether to run under torch.compile too, which the engine must have.
-    experts: whether there are any to spread, whole, over two ranks (`ep2`).
+    name -> held. two_ranks: which of TWO_RANKS; they are left out where the model can't be
+    split so, or where `traces` are from several ranks themselves. schedules: whether to
+    try other ones. compiled: whether to run under torch.compile too, which the engine must
+    have. experts: whether there are any to spread.
     """
     held = {}
     if schedules:
@@ -52,9 +51,9 @@ def check_invariances(
         }
     if compiled:
         held["compiled"] = _compiled(make_engine, traces, tolerance, tp)
-    if two_ranks and tp == 1:
-        for name, options in {**TWO_RANKS, **(EXPERT_RANKS if experts else {})}.items():
-            split = _two_ranks(make_engine, traces, tolerance, options)
+    for name in two_ranks if tp == 1 else ():
+        if name != "ep2" or experts:
+            split = _two_ranks(make_engine, traces, tolerance, TWO_RANKS[name])
             if split is not None:
                 held[name] = split
     return held

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from porter.verify.checkpoint import Checkpoint, make_checkpoint, vocabulary
 from porter.verify.choices import is_near, nearest_choice
 from porter.verify.comparison import Comparison, compare, rel_rmse
 from porter.verify.engines import MakeEngine, check_engine, fitting, make_engines
-from porter.verify.invariances import check_invariances
+from porter.verify.invariances import TWO_RANKS, check_invariances
 from porter.verify.origin import Source, find_source
 from porter.verify.other_release import trace_release
 from porter.verify.reference import load_reference, some, trace_reference
@@ -120,7 +120,7 @@ def verify(
             ep=ep,
             dtype=dtype,
             invariances=invariances,
-            two_ranks=device != "cuda" or torch.cuda.device_count() > 1,
+            two_ranks=_spread_on(device),
             started=started,
         )
 
@@ -211,12 +211,12 @@ def verify_subject(
     ep: bool = False,
     dtype: str = "float32",
     invariances: bool = True,
-    two_ranks: bool = True,
+    two_ranks: Collection[str] = tuple(TWO_RANKS),
     started: float | None = None,
 ) -> VerifyResult:
     """All criteria for one subject and the engines that `make_engine` makes.
 
-    engine: their kind. invariances: whether to check them too, `tp2` among them with
+    engine: their kind. invariances: whether to check them too, on two ranks those of
     `two_ranks`. vLLM takes half a minute to start on several ranks, so two ranks are
     left to a run that asks for them, and such a run to the schedule that it has.
     """
@@ -243,7 +243,7 @@ def verify_subject(
             traces,
             tolerance,
             tp=tp,
-            two_ranks=two_ranks and not in_vllm,
+            two_ranks=() if in_vllm else two_ranks,
             schedules=not in_vllm or tp * pp == 1,
             compiled=in_vllm,
             experts=bool(fused.get("experts")),
@@ -277,6 +277,12 @@ def verify_subject(
         failures=failures,
         checkpoint=_describe(subject.checkpoint),
     )
+
+
+def _spread_on(device: str | None) -> Collection[str]:
+    """The checks on two ranks that a device has room for: each takes a GPU."""
+    alone = device == "cuda" and torch.cuda.device_count() < 2
+    return () if alone else tuple(TWO_RANKS)
 
 
 def _bisect(

@@ -338,7 +338,7 @@ def runs_of(
                 engine=engine,
                 tp=tp,
                 invariances=invariances,
-                two_ranks=False,
+                two_ranks=("pp2", "ep2") if tp == 1 else (),  # tp 2 is another run
             )
         except (CannotRun, UsageError) as error:
             runs.append(Run(name, overrides, tp, "unverified", str(error)))

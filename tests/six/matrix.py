@@ -136,7 +136,7 @@ def _row(
             pp=setup.pp,
             # Those of the bundled runtime on one rank; vLLM's setups are rows here.
             invariances=engine == "porter" and setup == Setup(),
-            two_ranks=False,
+            two_ranks=(),
         )
     except Exception as error:
         return Row(model, name, setup, None, _words(error))
