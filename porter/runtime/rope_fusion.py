@@ -255,6 +255,8 @@ class _RotateAndStore(nn.Module):
         key: torch.Tensor,
         value: torch.Tensor,
     ) -> torch.Tensor:
+        for x, norm in zip((query, key), self.norms, strict=True):
+            assert norm is None or x.shape[-1] == self.attn.head_size
         return rotate_and_store(
             positions,
             query,

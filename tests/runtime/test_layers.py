@@ -420,3 +420,9 @@ def test_make_layers_alone_has_all() -> None:
     assert extract_layer_index("m.layers.2.attn") == 2
     with pytest.raises(AssertionError, match="only contain one integer"):
         extract_layer_index("m.0.layers.2")
+
+
+def test_an_rms_norm_of_another_size() -> None:
+    """As vLLM: without a weight nothing else would stop a norm over all heads at once."""
+    with pytest.raises(ValueError, match="Expected hidden_size to be 8, but found: 32"):
+        RMSNorm(8, has_weight=False)(torch.ones(3, 32))

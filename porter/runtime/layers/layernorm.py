@@ -17,7 +17,7 @@ class RMSNorm(nn.Module):
     With a residual the sum x + residual is normalised and returned beside the result, in
     the memory of x and residual: as vLLM's kernel does, this writes over both.
     var_hidden_size: how many leading elements the mean takes.
-    has_weight: False leaves the product out.
+    has_weight: False leaves the product out. Raises ValueError on another size.
     """
 
     def __init__(
@@ -39,6 +39,9 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(weight) if has_weight else weight
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> Normed:
+        if x.shape[-1] != self.hidden_size:
+            found = f"but found: {x.shape[-1]}"
+            raise ValueError(f"Expected hidden_size to be {self.hidden_size}, {found}")
         weight = self.weight.data if self.has_weight else None
         options = (weight, self.variance_epsilon, self.variance_size_override)
         if residual is None:
