@@ -1,4 +1,4 @@
-"""Mixtures of experts at the sizes of Qwen3-30B-A3B."""
+"""Mixtures of experts at the sizes of a model of 30 billion parameters, 3 of them active."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
