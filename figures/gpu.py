@@ -4,8 +4,8 @@
 
 Ports of the shapes of Qwen3-0.6B and Qwen3-8B (random weights) on the bundled runtime, in
 vLLM, beside vLLM's own model and HuggingFace's generate, and the kernels beside
-FlashInfer, FlashAttention-3, vLLM's and torch's. Peers that aren't installed are left out and say so. What
-no minute is left for is said to be unmeasured.
+FlashInfer, FlashAttention-3, vLLM's and torch's. Peers that aren't installed are left out
+and say so. What no minute is left for is said to be unmeasured.
 """
 
 import argparse

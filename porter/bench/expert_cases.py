@@ -1,4 +1,4 @@
-"""Mixtures of experts at the sizes of a model of 30 billion parameters, 3 of them active."""
+"""Mixtures of experts, at the sizes of 30 billion parameters with 3 active."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
