@@ -86,6 +86,8 @@ class Attributes(Part):
         if isinstance(obj, External):
             return hf_api.external_attribute(obj.attr(name))
         if isinstance(obj, Output):
+            if name in obj.properties:
+                raise self.gap(f"`{name}` is a property of a model output")
             return obj.fields.get(name)
         if isinstance(obj, PairIndex) and name == "shape":
             return (PAIRS,)

@@ -54,6 +54,15 @@ class FamilyList:
         self.items, self.element = items, element
 
 
+class FamilyItems:
+    """`.items()` of a dictionary that has a family and nothing else."""
+
+    def __init__(self, each: Sym, value):
+        self.items = SymSet(each.args[0])
+        self.items.each = each
+        self.value = value
+
+
 @dataclass
 class _Running:
     """A loop over a SymSet that is being run. outer: containers made before it."""
@@ -79,6 +88,8 @@ class Families(Part):
         """The set over whose items a loop runs; a list of modules may have one each."""
         if isinstance(iterable, SymSet):
             return iterable
+        if isinstance(iterable, FamilyItems):
+            return iterable.items
         if isinstance(iterable, Module):
             family = iterable.attrs.get("family")
             return family.items if isinstance(family, FamilyList) else None
@@ -87,6 +98,8 @@ class Families(Part):
     def each_item(self, iterable) -> Any:
         if isinstance(iterable, Module):
             return iterable.attrs["family"].element
+        if isinstance(iterable, FamilyItems):
+            return (iterable.items.each, iterable.value)
         return iterable.each
 
     def append_each(self, modules: Module, element) -> None:
@@ -169,6 +182,11 @@ class Families(Part):
         if len(found) > 1:
             raise self.gap("a dictionary filled by two loops over layer types")
         return found[0] if found else None
+
+    def family_items(self, container: dict) -> FamilyItems | None:
+        """container.items(), where the container is one family."""
+        family = self.family_of(container)
+        return FamilyItems(*family) if family and len(container) == 1 else None
 
     def index_family(self, container: dict, index) -> Any:
         """container[index], where the container has a family."""

@@ -186,6 +186,9 @@ def call(interp, name: str, args: list, kwargs: dict) -> Any:
         return stored(interp, "buffer", args[0], persistent)
     if name in ("collections.UserDict", "collections.OrderedDict") and not args:
         return dict(kwargs)
+    if name == "transformers.cache_utils.KVSharingDict":  # a UserDict, since 5.23
+        given = args[0] if args else None
+        return {**given, **kwargs} if isinstance(given, dict) else dict(kwargs)
     if name in ("copy.copy", "copy.deepcopy") and isinstance(args[0], Config):
         return Config(args[0].path, args[0].fields, args[0].changed, copied=True)
     if name.startswith(("transformers.initialization.", "torch.nn.init.")):
@@ -250,13 +253,23 @@ def is_output(name: str) -> bool:
 
 
 def make_output(interp, cls, args: list, kwargs: dict) -> Output:
-    """An output class of the author's: fields by name, and no code of its own."""
+    """An output class of the author's: fields by name, and no code of its own but for
+    properties, which nobody may read."""
     from porter.analyze.interpreter import lineage
 
+    properties: set[str] = set()
     for klass in lineage(cls):
-        if args or any(isinstance(s, ast.FunctionDef) for s in klass.node.body):
+        code = [s for s in klass.node.body if isinstance(s, ast.FunctionDef)]
+        properties |= {s.name for s in code}
+        if args or not all(map(_is_property, code)):
             raise interp.gap(f"`{cls.name}` isn't a plain model output")
-    return Output(dict(kwargs))
+    if args or properties & kwargs.keys():
+        raise interp.gap(f"`{cls.name}` isn't a plain model output")
+    return Output(dict(kwargs), frozenset(properties))
+
+
+def _is_property(code: ast.FunctionDef) -> bool:
+    return [getattr(d, "id", None) for d in code.decorator_list] == ["property"]
 
 
 def holds_node(value) -> bool:

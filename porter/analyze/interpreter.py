@@ -353,7 +353,8 @@ class Interpreter(
                     for k in keys
                 }
             if isinstance(a, Output):
-                return Output(self.join(cond, a.fields, b.fields))
+                properties = a.properties | b.properties
+                return Output(self.join(cond, a.fields, b.fields), properties)
             if isinstance(a, (Cache, Config, External)) and a == b:
                 return a
             if isinstance(a, Cache):
@@ -550,6 +551,9 @@ def _unchanged(a, b) -> bool:
         return list(a) == list(b) and all(_unchanged(a[k], b[k]) for k in a)
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(map(_unchanged, a, b))
+    if isinstance(a, Choice):
+        arms = _unchanged(a.then, b.then) and _unchanged(a.other, b.other)
+        return arms and same(a.cond, b.cond)
     return False
 
 

@@ -209,6 +209,8 @@ def _module_method(interp, obj: Module, name: str, args: list, kwargs: dict):
 
 def _dict_method(interp, obj: dict, name: str, args: list, kwargs: dict):
     families = [k for k in obj if not isinstance(k, (str, int, float, tuple))]
+    if families and name == "items" and (each := interp.family_items(obj)):
+        return each
     if families and name != "copy":
         raise interp.gap(f"`.{name}()` of a dictionary by layer type isn't followed")
     if name == "get":

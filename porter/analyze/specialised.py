@@ -55,7 +55,7 @@ class Specialiser:
         if isinstance(x, dict):
             return {k: self.value(v) for k, v in x.items()}
         if isinstance(x, Output):
-            return Output(self.value(x.fields))
+            return Output(self.value(x.fields), x.properties)
         if isinstance(x, Choice):
             cond = self.scalar(x.cond)
             if isinstance(cond, bool):

@@ -62,6 +62,8 @@ class Subscripts(Part):
         if isinstance(obj, Module):
             return self._index_modules(obj, index)
         if isinstance(obj, Choice):
+            if obj.then is None or obj.other is None:
+                return self._index_some(obj, index)
             with self.assuming(obj.cond, True):
                 a = self.subscript(obj.then, index)
             with self.assuming(obj.cond, False):
@@ -84,6 +86,14 @@ class Subscripts(Part):
         if isinstance(obj, Opaque):
             return Opaque(f"an item of {obj.what}")
         raise self.gap(f"an item of {kind_of(obj)} isn't followed")
+
+    def _index_some(self, obj: Choice, index) -> Any:
+        """An item of what may be None: there the source raises, and None will do."""
+        there = obj.then is not None
+        with self.assuming(obj.cond, there):
+            item = self.subscript(obj.then if there else obj.other, index)
+        arms = (item, None) if there else (None, item)
+        return self.join(obj.cond, *arms)
 
     def _index_expert(self, obj, index):
         if index == 0 or isinstance(obj, ExpertHit) and index == (slice(None), 0):

@@ -225,9 +225,11 @@ class Activation:
 
 @dataclass(eq=False)
 class Output:
-    """A transformers ModelOutput: fields by name."""
+    """A transformers ModelOutput: fields by name. properties: of the author's class,
+    which aren't followed."""
 
     fields: dict[str, Any]
+    properties: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
