@@ -19,22 +19,15 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from porter.runtime.distributed import (
-    tensor_model_parallel_all_gather,
-    tensor_model_parallel_all_reduce,
-)
 from porter.runtime.forward_context import get_forward_context
 from porter.runtime.kernels.rotate_and_store import HeadNorm, rotate_and_store
 from porter.runtime.layers.attention import Attention
 from porter.runtime.layers.layernorm import GemmaRMSNorm, RMSNorm
-from porter.runtime.layers.linear import LinearBase
 from porter.runtime.layers.rotary_embedding import RotaryEmbedding
-from porter.runtime.straight_code import is_straight
+from porter.runtime.traced_forward import called_module, trace
 
 # They change no element and no order of elements.
 _RESHAPES = {"view", "reshape", "flatten", "unflatten", "contiguous"}
-# Single nodes of a trace, as layers are.
-_COLLECTIVES = (tensor_model_parallel_all_gather, tensor_model_parallel_all_reduce)
 
 
 def fuse_qk_norm_rope_kvcache(model: nn.Module) -> int:
@@ -49,7 +42,7 @@ def _fuse(module: nn.Module) -> int:
     children = list(module.children())
     if not any(map(_rotates, children)) or not any(map(_attends, children)):
         return 0
-    traced = _trace(module)
+    traced = trace(module)
     if traced is None:
         return 0
     fusions = [f for node in traced.graph.nodes if (f := _find(traced, node))]
@@ -68,62 +61,6 @@ def _rotates(module: nn.Module) -> bool:
 
 def _attends(module: nn.Module) -> bool:
     return type(module) is Attention and module.kv_sharing_target_layer_name is None
-
-
-class _Tracer(fx.Tracer):
-    """Into the port's own modules; our layers and torch's are single nodes."""
-
-    def __init__(self) -> None:
-        super().__init__(autowrap_functions=_COLLECTIVES)
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return type(m).__module__.partition(".")[0] in ("porter", "torch")
-
-    def call_module(
-        self,
-        m: nn.Module,
-        forward: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:
-        if not self.is_leaf_module(m, "") and not is_straight(m, _COLLECTIVES):
-            raise NotImplementedError("the forward of a module inside isn't straight")
-        made = super().call_module(m, forward, args, kwargs)
-        if isinstance(m, LinearBase) and m.return_bias and not m.skip_bias_add:
-            return made[0], None  # the port may ask whether there is a bias to add
-        return made
-
-
-def _trace(module: nn.Module) -> fx.GraphModule | None:
-    """The module's forward as a graph that writes over no tensor, if it is one."""
-    if not is_straight(module, _COLLECTIVES):
-        return None
-    try:
-        traced = fx.GraphModule(module, _Tracer().trace(module))
-    except Exception:  # whatever stops torch.fx, the port's own forward is right
-        return None
-    inputs = [node for node in traced.graph.nodes if node.op == "placeholder"]
-    if any(str(node.target).startswith("*") for node in inputs):
-        return None
-    return None if any(_writes(traced, node) for node in traced.graph.nodes) else traced
-
-
-def _writes(traced: fx.GraphModule, node: fx.Node) -> bool:
-    called = _called(traced, node)
-    if isinstance(called, RMSNorm | GemmaRMSNorm):
-        return len(node.args) + len(node.kwargs) > 1  # the sum with a residual
-    if called is not None:
-        return bool(getattr(called, "inplace", False))
-    if node.op == "call_method":
-        name = str(node.target)
-    elif node.op == "call_function":
-        name = getattr(node.target, "__name__", "_")
-    else:
-        return False
-    code = getattr(node.target, "__code__", None)
-    may = "inplace" in code.co_varnames if code else False
-    in_place = name.endswith("_") and not name.endswith("__")
-    return in_place or may or "out" in node.kwargs
 
 
 @dataclass
@@ -146,7 +83,7 @@ class _Fusion:
 
 def _find(traced: fx.GraphModule, node: fx.Node) -> _Fusion | None:
     """What can be fused around this node, when it is an attention."""
-    attn = _called(traced, node)
+    attn = called_module(traced, node)
     if attn is None or not _attends(attn) or len(node.args) != 3 or node.kwargs:
         return None
     taken = [*_chain(node.args[1])]
@@ -156,7 +93,7 @@ def _find(traced: fx.GraphModule, node: fx.Node) -> _Fusion | None:
     if _index(key_item) != 1 or any(len(n.users) != 1 for n in (*taken, key_item)):
         return None
     rope_node = key_item.args[0]
-    rope = _called(traced, rope_node)
+    rope = called_module(traced, rope_node)
     if rope is None or not _rotates(rope) or len(rope_node.args) != 3:
         return None
     items = {_index(user): user for user in rope_node.users}
@@ -175,13 +112,6 @@ def _find(traced: fx.GraphModule, node: fx.Node) -> _Fusion | None:
     place = _last(fusion.rope_node, fusion.value)
     before = _before(place)
     return None if any(user in before for user in items[0].users) else fusion
-
-
-def _called(traced: fx.GraphModule, node: Any) -> Any:
-    """The module that the node calls, or None."""
-    if not isinstance(node, fx.Node) or node.op != "call_module":
-        return None
-    return traced.get_submodule(str(node.target))
 
 
 def _chain(node: Any) -> Iterator[fx.Node]:
@@ -212,7 +142,7 @@ def _without_norm(
     """What is normed head by head before the rotation, and by what."""
     chain = [*_chain(node)]
     norm_node = chain[-1]
-    norm = _head_norm(_called(traced, norm_node), fusion.attn.head_size)
+    norm = _head_norm(called_module(traced, norm_node), fusion.attn.head_size)
     single = all(len(link.users) == 1 for link in chain)
     if norm is None or not single or len(norm_node.args) != 1 or norm_node.kwargs:
         return node, None
