@@ -23,6 +23,7 @@ class State:
     def __init__(self, interp, env):
         self.vars = dict(env.vars) if env is not None else {}
         self.attrs = {m: dict(m.attrs) for m in interp.modules}
+        self.maybe = {m: set(m.maybe) for m in interp.modules}
         self.config = dict(interp.config_values)
         outer = _containers(e.vars.values() for e in interp.scopes if e is not env)
         held = _containers(attrs.values() for attrs in self.attrs.values())
@@ -38,6 +39,7 @@ class State:
             env.vars.update(self.vars)
         for module, attrs in self.attrs.items():
             module.attrs = dict(attrs)
+            module.maybe = set(self.maybe[module])
         for container, held in self.contents.values():
             _fill(container, held)
 
@@ -72,11 +74,14 @@ def merge(interp, cond, then: State, other: State, env) -> set[int]:
         others = other.attrs.get(module)
         if others is None:
             continue  # made on one side
+        maybe = then.maybe[module], other.maybe[module]
+        module.maybe = maybe[0] | maybe[1]
         for name in [*attrs, *(n for n in others if n not in attrs)]:
             left, right = attrs.get(name, MISSING), others.get(name, MISSING)
             if left is not right or id(left) in apart:
                 sides = then.of(left, apart), other.of(right, apart)
-                left = _join_attribute(interp, cond, *sides)
+                unset = name in maybe[0], name in maybe[1]
+                left = _join_attribute(interp, cond, module, name, *sides, unset)
             module.attrs[name] = left
     return apart
 
@@ -125,11 +130,19 @@ def _merge_config(interp, cond, then: dict, other: dict) -> None:
         interp.config_values[path, name] = interp.join(cond, left, right)
 
 
-def _join_attribute(interp, cond, left, right):
-    if left is MISSING:
-        left = None if isinstance(right, Module) else left
-    if right is MISSING:
-        right = None if isinstance(left, Module) else right
+def _join_attribute(
+    interp, cond, module: Module, name: str, left, right, unset: tuple[bool, bool]
+):
+    """A module that one side hasn't set is None there, and noted in `maybe`. unset: of
+    which side None says that already."""
+    said = (left is None and not unset[0]) or (right is None and not unset[1])
+    if said and any(unset):
+        raise interp.gap(f"`{name}` is None in some configs and not there in others")
+    if isinstance(right if left is MISSING else left, Module):
+        if left is MISSING or right is MISSING:
+            module.maybe.add(name)
+        left = None if left is MISSING else left
+        right = None if right is MISSING else right
     return interp.join(cond, left, right)
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import math
+from collections.abc import Callable
 from typing import Any
 
 from porter.analyze import expert_loops, legacy_cache, old_configs
@@ -27,6 +28,7 @@ from porter.analyze.values import (
     MISSING,
     Cache,
     CacheLayers,
+    Choice,
     Config,
     External,
     Module,
@@ -203,12 +205,18 @@ def _getattr(interp, obj, name, *default):
         return Sym("or_default", (obj.path, name, default[0]))
     if isinstance(obj, LayerConfig) and obj.declares(name):
         return obj.attribute(name)
+    if isinstance(obj, Module) and not default:
+        return interp.module_attribute(obj, name)
     if isinstance(obj, Module):
-        if not default or _module_has(interp, obj, name):
-            return interp.module_attribute(obj, name)
-        return default[0]
-    if isinstance(obj, Peeked) and not _module_has(interp, obj.module, name):
-        return default[0] if default else None
+        return _if_there(
+            interp, _module_has(interp, obj, name),
+            lambda: interp.module_attribute(obj, name), default[0],
+        )  # fmt: skip
+    if isinstance(obj, Peeked):
+        return _if_there(
+            interp, _module_has(interp, obj.module, name),
+            lambda: interp.attribute(obj, name), default[0] if default else None,
+        )  # fmt: skip
     if isinstance(obj, (Node, Opaque, Peeked)):
         return interp.attribute(obj, name)
     if isinstance(obj, Cache) or obj is None:
@@ -216,6 +224,15 @@ def _getattr(interp, obj, name, *default):
     if isinstance(obj, External):
         return interp.attribute(obj, name)
     raise interp.gap("`getattr` isn't followed here")
+
+
+def _if_there(interp, there, get: Callable[[], Any], default) -> Any:
+    """What get() gives where `there` holds, else the default."""
+    if isinstance(there, bool):
+        return get() if there else default
+    with interp.assuming(there, True):
+        found = get()
+    return interp.join(there, found, default)
 
 
 def _listed(interp, x):
@@ -236,14 +253,30 @@ def set_attribute(interp, obj, name, value) -> None:
         raise interp.gap("an attribute whose name can't be followed is set")
 
 
-def _module_has(interp, obj: Module, name: str) -> bool:
-    from porter.analyze.values import MISSING
-
-    if name in obj.attrs or name == "training":
-        return True
-    return any(
+def _module_has(interp, obj: Module, name: str) -> Any:
+    """Whether a module has an attribute, or the condition under which it has."""
+    if name == "training" or any(
         interp._class_member(c, name, obj) is not MISSING for c in interp._lineage(obj)
-    )
+    ):
+        return True
+    return interp.decide(_presence(obj.attrs.get(name, MISSING), name in obj.maybe))
+
+
+def _presence(value, maybe: bool) -> Any:
+    """The condition under which a value is there. maybe: None says that it isn't."""
+    if not isinstance(value, Choice):
+        return not (value is MISSING or (maybe and value is None))
+    then, other = _presence(value.then, maybe), _presence(value.other, maybe)
+    if isinstance(then, bool) and isinstance(other, bool):
+        if then == other:
+            return then
+        return value.cond if then else negate(value.cond)
+    here = Sym("and", (value.cond, then)) if then is not True else value.cond
+    there = negate(value.cond)
+    there = Sym("and", (there, other)) if other is not True else there
+    if then is False or other is False:
+        return there if then is False else here
+    return Sym("or", (here, there))
 
 
 def _hasattr(interp, obj, name):

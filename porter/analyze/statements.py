@@ -283,6 +283,7 @@ class Statements(Part):
                 if module.owner is None and module is not obj:
                     module.owner, module.name = obj, name
             self.forbid_attribute_in_each(obj, value)
+            obj.maybe.discard(name)
             if not self._building(obj) and isinstance(obj.attrs.get(name), Node):
                 self._refuse_state(obj, name, value)
                 self.written.append((obj, name, obj.attrs[name]))

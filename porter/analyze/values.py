@@ -107,6 +107,7 @@ class Module:
     either: "Choice | None" = None  # of a ModuleList: its element, by the layer
     families: list = field(default_factory=list)  # (built name, value) by layer type
     transposed: bool = False
+    maybe: set[str] = field(default_factory=set)  # modules that some configs don't set
 
     @property
     def path(self) -> tuple[str, ...]:
