@@ -8,6 +8,7 @@ from porter.analyze.config_items import read_item
 from porter.analyze.expert_loops import ExpertHit, ExpertIndex, PairIndex
 from porter.analyze.hf_api import holds_node, stored
 from porter.analyze.kinds import kind_of
+from porter.analyze.presence import presence, require_all
 from porter.analyze.python_builtins import set_attribute
 from porter.analyze.remember import remembered
 from porter.analyze.sequences import SymList
@@ -24,6 +25,7 @@ from porter.analyze.symbols import (
     unwrap,
 )
 from porter.analyze.values import (
+    MISSING,
     Cache,
     CacheLayer,
     Config,
@@ -216,9 +218,23 @@ def _dict_method(interp, obj: dict, name: str, args: list, kwargs: dict):
     if name == "get":
         if is_symbolic(args[0]):
             return interp.subscript(obj, args[0])
-        return obj.get(args[0], args[1] if len(args) > 1 else None)
+        default = args[1] if len(args) > 1 else None
+        found = obj.get(args[0], MISSING)
+        there = interp.decide(presence(found))
+        if isinstance(there, bool):
+            return found if there else default
+        with interp.assuming(there, True):
+            found = interp.resolve(found)
+        return interp.join(there, found, default)
     if name == "pop":
-        return obj.pop(args[0], args[1] if len(args) > 1 else None)
+        found = obj.get(args[0], MISSING)
+        there = interp.decide(presence(found))
+        if not isinstance(there, bool):
+            raise interp.gap(f"whether there is a `{args[0]}` depends on the config")
+        obj.pop(args[0], None)
+        return found if there else (args[1] if len(args) > 1 else None)
+    if name in ("items", "keys", "values"):
+        require_all(interp, obj)
     if name == "items":
         return [(k, v) for k, v in obj.items()]
     if name in ("keys", "values"):

@@ -15,6 +15,8 @@ from porter.analyze.graph import Node
 from porter.analyze.kinds import kind_of
 from porter.analyze.legacy_cache import FIRST, is_past
 from porter.analyze.part import Part
+from porter.analyze.presence import any_present, presence
+from porter.analyze.python_builtins import builtin
 from porter.analyze.sequences import SymList
 from porter.analyze.symbols import (
     BOOLEAN,
@@ -215,6 +217,8 @@ class Operators(Part):
                 outcome = self.is_none(left)
             elif isinstance(right, bool) or isinstance(left, bool):
                 outcome = compare("eq", left, right)
+            elif isinstance(left, Choice) or isinstance(right, Choice):
+                raise self.gap("`is` of one of two things, as the config decides")
             else:
                 outcome = left is right
             return _flip(outcome) if isinstance(op, ast.IsNot) else outcome
@@ -243,6 +247,8 @@ class Operators(Part):
         if isinstance(container, (tuple, list, dict)):
             if not is_symbolic(item):
                 if all(not is_symbolic(c) for c in container):
+                    if isinstance(container, dict) and item in container:
+                        return self.decide(presence(container[item]))
                     return item in container
                 raise self.gap("`in` a list of symbolic values isn't followed")
             return Sym("in", (item, tuple(container)))
@@ -335,10 +341,14 @@ class Operators(Part):
             if not is_positive(inner):
                 return self.decide(compare("ne", inner, 0))
             return True
+        if isinstance(inner, Module) and inner.leaf == "torch.nn.ModuleList":
+            return self.truth(builtin(self, "len", [inner], {}))
         if isinstance(
             inner, (Module, Cache, Function, Class, External, Config, Activation)
         ):
             return True
+        if isinstance(inner, dict):
+            return self.decide(any_present(inner))
         return bool(inner)
 
     def _truth_of_choice(self, choice: Choice):

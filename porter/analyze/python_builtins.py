@@ -14,6 +14,7 @@ from porter.analyze.graph import (
 from porter.analyze.inequalities import larger_of
 from porter.analyze.kinds import kind_of
 from porter.analyze.layer_configs import LayerConfig
+from porter.analyze.presence import either, presence, require_all
 from porter.analyze.sequences import SymList
 from porter.analyze.symbols import (
     Sym,
@@ -82,6 +83,8 @@ def _len(interp, x):
     x = interp.resolve(x)
     if isinstance(x, legacy_cache.PastLayer):
         return 2
+    if isinstance(x, dict):
+        require_all(interp, x)
     if isinstance(x, (tuple, list, dict, str)):
         return len(x)
     if isinstance(x, Node):
@@ -140,6 +143,12 @@ def _zip(interp, *args, **kwargs):
 def _isinstance(interp, x, kinds):
     kinds = kinds if isinstance(kinds, (tuple, list)) else (kinds,)
     x = interp.resolve(x)
+    if isinstance(x, Choice):
+        sides = []
+        for side, holds in ((x.then, True), (x.other, False)):
+            with interp.assuming(x.cond, holds):
+                sides.append(_isinstance(interp, side, kinds))
+        return interp.decide(either(x.cond, *sides))
     verdicts = [_is_kind(interp, x, k) for k in kinds]
     if any(v is True for v in verdicts) or all(v is False for v in verdicts):
         return any(v is True for v in verdicts)
@@ -259,24 +268,7 @@ def _module_has(interp, obj: Module, name: str) -> Any:
         interp._class_member(c, name, obj) is not MISSING for c in interp._lineage(obj)
     ):
         return True
-    return interp.decide(_presence(obj.attrs.get(name, MISSING), name in obj.maybe))
-
-
-def _presence(value, maybe: bool) -> Any:
-    """The condition under which a value is there. maybe: None says that it isn't."""
-    if not isinstance(value, Choice):
-        return not (value is MISSING or (maybe and value is None))
-    then, other = _presence(value.then, maybe), _presence(value.other, maybe)
-    if isinstance(then, bool) and isinstance(other, bool):
-        if then == other:
-            return then
-        return value.cond if then else negate(value.cond)
-    here = Sym("and", (value.cond, then)) if then is not True else value.cond
-    there = negate(value.cond)
-    there = Sym("and", (there, other)) if other is not True else there
-    if then is False or other is False:
-        return there if then is False else here
-    return Sym("or", (here, there))
+    return interp.decide(presence(obj.attrs.get(name, MISSING), name in obj.maybe))
 
 
 def _hasattr(interp, obj, name):

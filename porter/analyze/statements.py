@@ -14,6 +14,7 @@ from porter.analyze.families import EachKey
 from porter.analyze.graph import Loop, Node, iter_nodes
 from porter.analyze.kinds import kind_of
 from porter.analyze.part import Part
+from porter.analyze.presence import presence, require_all
 from porter.analyze.sequences import SymList, SymRange
 from porter.analyze.settling import settled
 from porter.analyze.shared_states import Left, Shelf
@@ -135,6 +136,26 @@ class Statements(Part):
         for target in stmt.targets:
             if isinstance(target, ast.Name):
                 env.vars.pop(target.id, None)
+            else:
+                self._delete_part(target, env)
+
+    def _delete_part(self, target: ast.expr, env) -> None:
+        """`del obj.name` of a module, `del held[key]` of a dictionary."""
+        if isinstance(target, ast.Attribute):
+            owner, name = self.resolve(self.eval(target.value, env)), target.attr
+            known = isinstance(owner, Module) and name not in owner.maybe
+            if known and presence(owner.attrs.get(name, MISSING)) is True:
+                del owner.attrs[name]
+                return
+        elif isinstance(target, ast.Subscript):
+            held = self.resolve(self.eval(target.value, env))
+            index = self.eval(target.slice, env)
+            if isinstance(held, dict) and not is_symbolic(index):
+                if presence(held.get(index, MISSING)) is True:
+                    self.forbid_in_each(held, held[index])
+                    del held[index]
+                    return
+        raise self.gap(f"`del {ast.unparse(target)}` isn't followed")
 
     def do_With(self, stmt, env):
         for item in stmt.items:
@@ -542,6 +563,7 @@ class Statements(Part):
             return list(value)
         if isinstance(value, dict):
             self.forbid_families(value)
+            require_all(self, value)
             return list(value)
         if isinstance(value, range):
             return list(value)
