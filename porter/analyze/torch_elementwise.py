@@ -22,6 +22,8 @@ UNARY = {
     "cos", "sin", "tanh", "sigmoid", "exp", "log", "sqrt", "rsqrt", "abs", "neg", "relu",
     "silu", "erf", "square", "reciprocal", "softplus", "logsigmoid", "log1p", "expm1",
     "relu6", "mish", "elu", "hardtanh", "floor", "ceil", "round", "sign", "log2", "atan",
+    "trunc", "frac", "exp2", "log10", "sinh", "cosh", "tan", "erfc", "sinc", "celu", "selu",
+    "hardswish", "hardsigmoid", "softsign",
 }  # fmt: skip
 BINARY = {
     "add",

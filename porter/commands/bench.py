@@ -9,8 +9,8 @@ installed: the port in it (vllm) and its own model (vllm-own).
 On a CPU --engine vllm alone measures the port in vLLM beside vLLM's own model,
 where it has one, and vLLM's Transformers backend, and counts what each fuses.
 
-porter bench kernels measures the kernels of a GPU for attention and for experts beside
-FlashInfer, FlashAttention-3, vLLM and torch, and the machine's ceilings.
+porter bench kernels measures a GPU's kernels for attention and for experts
+beside FlashInfer, FlashAttention-3, vLLM and torch, and the machine's ceilings.
 """
 
 import argparse

@@ -33,6 +33,11 @@ _FUNCTIONAL = {
     "mish",
     "elu",
     "hardtanh",
+    "celu",
+    "selu",
+    "hardswish",
+    "hardsigmoid",
+    "softsign",
 }
 _ATOM = 9
 
@@ -409,6 +414,15 @@ _TORCH_UNARY = {
     "sign",
     "log2",
     "atan",
+    "trunc",
+    "frac",
+    "exp2",
+    "log10",
+    "sinh",
+    "cosh",
+    "tan",
+    "erfc",
+    "sinc",
 }
 
 

@@ -10,7 +10,9 @@ ELEMENTWISE = {
     "log", "sqrt", "rsqrt", "abs", "relu", "silu", "gelu", "act", "clamp", "cast", "erf",
     "reciprocal", "softplus", "maximum", "minimum", "square", "logsigmoid", "log1p",
     "expm1", "relu6", "mish", "elu", "hardtanh", "floor", "ceil", "round", "sign", "where",
-    "log2", "atan", "leaky_relu", "act_and_mul", "masked_fill", "phi",
+    "log2", "atan", "trunc", "frac", "exp2", "log10", "sinh", "cosh", "tan", "erfc", "sinc",
+    "celu", "selu", "hardswish", "hardsigmoid", "softsign",
+    "leaky_relu", "act_and_mul", "masked_fill", "phi",
     "lt", "le", "gt", "ge", "eq", "ne",
 }  # fmt: skip
 _HEAD_LOCAL = ELEMENTWISE | {
