@@ -196,7 +196,9 @@ class Calls(Part):
                 continue
             if name not in defaults:
                 raise self.gap(f"`{fn.name}` isn't given `{name}`")
-            bound[name] = self.eval(defaults[name], owner)
+            bound[name] = value = self.eval(defaults[name], owner)
+            if isinstance(value, (list, dict)):
+                env.defaults.append((name, value, len(value)))
         if fn.config_defaults and bound.get("use_cache", True) is None:
             bound["use_cache"] = True  # as the config has it in generation
 

@@ -34,6 +34,7 @@ from porter.analyze.values import (
     Choice,
     Config,
     External,
+    Module,
     Opaque,
     Output,
     is_scalar,
@@ -193,6 +194,9 @@ def call(interp, name: str, args: list, kwargs: dict) -> Any:
         return Config(args[0].path, args[0].fields, args[0].changed, copied=True)
     if name.startswith(("transformers.initialization.", "torch.nn.init.")):
         return initialise(interp, short, args, kwargs)
+    if name.startswith("torch.nn.utils."):
+        if any(isinstance(a, Module) for a in [*args, *kwargs.values()]):
+            raise interp.gap(f"`{name}` changes what a module computes")
     if not name.startswith("transformers"):
         return NotImplemented
     if short in _MASKS:

@@ -69,16 +69,24 @@ from porter.analyze.values import (
 from porter.gap import Gap, Refused
 from porter.source import SourceFile, SourceSet
 
+# Whose decorators change nothing of what is computed: caching, documentation, loading.
+_DECORATORS_OF = {
+    "abc", "builtins", "collections", "contextlib", "dataclasses", "functools",
+    "huggingface_hub", "kernels", "torch", "transformers", "typing", "typing_extensions",
+}  # fmt: skip
+
 
 class Env:
     """Local names of one call. inst and cls: what `self` and `super()` mean in it; node:
-    the function; now: the statement that is run."""
+    the function; now: the statement that is run; defaults: (parameter, the list or
+    dictionary that it is unless given, how much that holds)."""
 
     def __init__(self, file: SourceFile, inst=None, cls=None, outer=None):
         self.file, self.inst, self.cls, self.outer = file, inst, cls, outer
         self.vars: dict[str, Any] = {}
         self.node: ast.AST | None = None
         self.now: ast.stmt | None = None
+        self.defaults: list[tuple[str, Any, int]] = []
 
 
 class Interpreter(
@@ -403,6 +411,37 @@ class Interpreter(
                 ax.tie(axes, side.axes)
         return self.node("phi", (cond, a, b), axes, dtype=promote([a, b]))
 
+    def require_plain(self, cls: Class) -> None:
+        """Nothing but its body makes the class; decorators of the library's only say how
+        it is documented or loaded."""
+        made = {"__new__", "__init_subclass__"}
+        own = [getattr(stmt, "name", "") for stmt in cls.node.body]
+        if made.intersection(own) or any(
+            not ast.unparse(keyword.value).endswith("ABCMeta")
+            for keyword in cls.node.keywords
+        ):
+            raise cls.file.gap(
+                cls.node.lineno, f"`{cls.name}` has a say in how its objects are made"
+            )
+        for decorator in cls.node.decorator_list:
+            target = decorator.func if isinstance(decorator, ast.Call) else decorator
+            saved, self.file = self.file, cls.file
+            try:
+                with self.at(decorator):
+                    value = self.eval(target, Env(cls.file))
+                    if isinstance(value, External):
+                        self._require_known(value, cls.name)
+                    elif not isinstance(value, Opaque):
+                        raise self.gap(
+                            f"the decorator on `{cls.name}` is code of the source's"
+                        )
+            finally:
+                self.file = saved
+
+    def _require_known(self, decorator: External, name: str) -> None:
+        if decorator.name.partition(".")[0] not in _DECORATORS_OF:
+            raise self.gap(f"the decorator on `{name}` is a library's that isn't known")
+
     def _joined_axes(self, cond, a: Node, b: Node):
         if contains(cond, "runtime") and len(a.axes) == len(b.axes):
             return tuple(map(self._longer, a.axes, b.axes))
@@ -444,7 +483,11 @@ class Interpreter(
         try:
             if isinstance(fn.node, ast.Lambda):
                 return self.eval(fn.node.body, env)
-            return self.run_body(fn.node.body, env)
+            made = self.run_body(fn.node.body, env)
+            for name, default, size in env.defaults:
+                if len(default) != size:  # the next call would have it so
+                    raise self.gap(f"`{fn.name}` changes the default of its `{name}`")
+            return made
         finally:
             self.depth -= 1
             self.scopes.pop()
@@ -486,6 +529,8 @@ class Interpreter(
         if any(hf_api.is_output(base.name) for base in external_bases(cls)):
             return hf_api.make_output(self, cls, args, kwargs)
         leaf = leaf_base(cls)
+        for klass in lineage(cls):
+            self.require_plain(klass)
         inst = Module(cls, leaf, self.span())
         self.modules.append(inst)
         init = self.find_method(inst, "__init__")
@@ -533,6 +578,7 @@ class Interpreter(
         with self.at(decorator):
             value = self.eval(target, env)
             if isinstance(value, External):
+                self._require_known(value, fn.name)
                 last = value.name.rsplit(".", 1)[-1]
                 fn.dynamic_rope = fn.dynamic_rope or last == "dynamic_rope_update"
                 fn.config_defaults |= last == "merge_with_config_defaults"
