@@ -5,7 +5,7 @@ from typing import Any
 
 from porter.analyze.families import EachKey, SymSet
 from porter.analyze.part import Part
-from porter.analyze.sequences import SymList, SymRange
+from porter.analyze.sequences import SymList, SymRange, different
 from porter.analyze.symbols import LAYER, Sym, key, same, unwrap
 from porter.analyze.values import (
     MISSING,
@@ -145,7 +145,7 @@ class Names(Part):
         return list(self._items(node.elts, env))
 
     def on_Set(self, node, env):
-        return tuple(self._items(node.elts, env))
+        return different(self._items(node.elts, env))
 
     def _items(self, elts, env) -> list:
         out: list[Any] = []
@@ -201,7 +201,8 @@ class Names(Part):
         iterable = self.eval(generator.iter, env)
         items = self.symbolic_set(iterable)
         if items is None:
-            return self._comprehend(node, env)
+            made = self._comprehend(node, env)
+            return different(made) if isinstance(made, list) else made
         if iterable is not items:
             items = SymSet(items.of)
         inner = type(env)(env.file, env.inst, env.cls, env)

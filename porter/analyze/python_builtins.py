@@ -15,7 +15,7 @@ from porter.analyze.inequalities import larger_of
 from porter.analyze.kinds import kind_of
 from porter.analyze.layer_configs import LayerConfig
 from porter.analyze.presence import either, presence, require_all
-from porter.analyze.sequences import SymList
+from porter.analyze.sequences import SymList, different
 from porter.analyze.symbols import (
     Sym,
     arith,
@@ -337,7 +337,8 @@ _BUILTINS: dict[str, Any] = {
     "callable": lambda interp, x: True,
     "abs": lambda interp, x: abs(constant(x)),
     "all": _all, "any": _any,
-    "set": lambda interp, x=(): interp.symbolic_set(x) or list(interp.sequence(x)),
+    "set": lambda interp, x=(): interp.symbolic_set(x)
+    or list(different(interp.sequence(x))),
     "sorted": lambda interp, x: _listed(interp, x) or sorted(interp.sequence(x)),
     "setattr": lambda interp, obj, name, value: set_attribute(interp, obj, name, value),
     "round": lambda interp, x: Sym("call", ("round", x)),

@@ -1,5 +1,8 @@
 """Iterables of symbolic length: layers, ranges over a config field, their slices."""
 
+from collections.abc import Hashable
+
+from porter.analyze.symbols import is_symbolic
 from porter.analyze.values import Module
 
 
@@ -28,3 +31,10 @@ class Enumerated:
 class Zipped:
     def __init__(self, parts):
         self.parts = parts
+
+
+def different(items: list) -> tuple:
+    """A set's items: those that are known to be equal once."""
+    if any(is_symbolic(item) or not isinstance(item, Hashable) for item in items):
+        return tuple(items)
+    return tuple(dict.fromkeys(items))

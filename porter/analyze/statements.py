@@ -56,6 +56,9 @@ class Jumped:
     kind: str  # "continue" or "break"
 
 
+_BROKEN = Jumped("break")  # a loop that was left, which its `else` isn't run behind
+
+
 class Statements(Part):
     """The statement half of the interpreter."""
 
@@ -454,6 +457,13 @@ class Statements(Part):
         iterable = self.eval(stmt.iter, env)
         if isinstance(iterable, Opaque):
             raise self.gap(f"the loop runs over {iterable.what}")
+        signal = self._run_loop(stmt, iterable, env)
+        if signal is _BROKEN:
+            return None
+        return self.run_block(stmt.orelse, env) if signal is None else signal
+
+    def _run_loop(self, stmt, iterable, env):
+        """None where the loop came to its end."""
         if self.each_of(iterable) is not None:
             return self.loop_each(stmt, iterable, env)
         experts = self.expert_iteration(iterable)
@@ -470,7 +480,7 @@ class Statements(Part):
             signal = self.run_block(stmt.body, env)
             if isinstance(signal, Jumped):
                 if signal.kind == "break":
-                    break
+                    return _BROKEN
                 continue
             if signal is not None:
                 return signal

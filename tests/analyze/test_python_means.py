@@ -1,0 +1,57 @@
+"""What Python's own statements make of numbers, as a factor in the port."""
+
+import pytest
+
+from porter.convert import convert
+from tests.transforms.cases import SCAFFOLD
+
+FORWARD = "        return self.down(self.act(self.up(x)))\n"
+CASES = {
+    "a loop's else behind its end": ("""\
+        k = 2.0
+        for i in range(3):
+            if i == 5:
+                break
+        else:
+            k = 7.0
+""", "7.0"),
+    "no else behind a break": ("""\
+        k = 2.0
+        for i in range(3):
+            if i == 1:
+                break
+        else:
+            k = 7.0
+""", "2.0"),
+    "closures bind late": ("""\
+        made = [lambda: i for i in range(3)]
+        k = made[0]()
+""", "2"),
+    "a name bound again": ("""\
+        k = 2.0
+        read = lambda: k
+        k = 3.0
+        k = read()
+""", "3.0"),
+    "a loop's last value": ("        for k in range(3):\n            pass\n", "2"),
+    "a set's items": ("        k = len({1, 1, 2})\n", "2"),
+    "set()": ("        k = len(set([1, 1, 2, 3]))\n", "3"),
+    "a set's comprehension": ("        k = len({i % 2 for i in range(5)})\n", "2"),
+    "one list twice": ("        a = [[1.0]] * 2\n        a[0].append(2.0)\n"
+                       "        k = len(a[1])\n", "2"),
+    "rounded down": ("        k = -7 // 2\n", "-4"),
+    "of the divisor's sign": ("        k = -7 % 3\n", "2"),
+    "compared in a row": ("        k = 2.0 if 1 < 3 < 2 else 5.0\n", "5.0"),
+    "the rest": ("        _, *rest = [1.0, 2.0, 3.0]\n        k = rest[1]\n", "3.0"),
+    "exchanged": ("        a, k = 2.0, 3.0\n        a, k = k, a\n", "2.0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_factor(name: str) -> None:
+    lines, factor = CASES[name]
+    text = SCAFFOLD.read_text(encoding="utf-8")
+    assert text.count(FORWARD) == 1
+    changed = lines + FORWARD.rstrip() + " * k\n"
+    port = convert(SCAFFOLD, text=text.replace(FORWARD, changed)).text
+    assert f"* {factor}\n" in port[port.index("class TernMLP") :]
