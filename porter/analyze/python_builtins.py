@@ -126,6 +126,8 @@ def _enumerate(interp, x, start=0):
     from porter.analyze.sequences import Enumerated, SymList
 
     if interp.layer_iteration(x) is not None:
+        if constant(start) != 0:
+            raise interp.gap("layers are counted from another number than 0")
         return Enumerated(x)
     if isinstance(x, SymList):
         raise interp.gap("`enumerate` of a list of symbolic length")

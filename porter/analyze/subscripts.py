@@ -14,6 +14,7 @@ from porter.analyze.shared_states import Left, Shelf
 from porter.analyze.symbols import (
     LAYER,
     Sym,
+    arith,
     compare,
     constant,
     is_symbolic,
@@ -143,6 +144,9 @@ class Subscripts(Part):
         if isinstance(index, slice):
             start = constant(index.start) if index.start is not None else 0
             if isinstance(start, int) and start >= 0 and index.step in (None, 1):
+                stop = constant(index.stop) if index.stop is not None else None
+                if isinstance(stop, int) and stop < 0:  # from the last one
+                    return LayerSlice(obj, start, arith("sub", obj.count, -stop))
                 return LayerSlice(obj, start, index.stop)
         elif same(index, LAYER) and obj.element is not None:
             return obj.either or obj.element
@@ -167,6 +171,10 @@ class Subscripts(Part):
             layers = [p for p in parts if p is not None]
             if not layers:
                 return None
+            if any(layer[2] != layers[0][2] for layer in layers):
+                raise self.gap("lists of layers that are cut in different places")
+            if layers[0][2] is not None and layers[0][2][0]:
+                raise self.gap("layers are counted from another one than the first")
             items = []
             for part, layer in zip(iterable.parts, parts, strict=True):
                 items.append(layer[1] if layer else self.subscript(part, LAYER))
