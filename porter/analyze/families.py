@@ -29,9 +29,9 @@ class SymSet:
     cond: what is true of the items that were taken, or None for all of them.
     """
 
-    def __init__(self, of: Sym):
+    def __init__(self, of: Sym, each: Sym | None = None):
         self.of = of
-        self.each = Sym("each", (unwrap(of), f"#{next(_numbers)}"))
+        self.each = each or Sym("each", (unwrap(of), f"#{next(_numbers)}"))
         self.cond: Any = None
 
 
@@ -58,8 +58,7 @@ class FamilyItems:
     """`.items()` of a dictionary that has a family and nothing else."""
 
     def __init__(self, each: Sym, value):
-        self.items = SymSet(each.args[0])
-        self.items.each = each
+        self.items = SymSet(each.args[0], each)
         self.value = value
 
 

@@ -262,12 +262,12 @@ def make_output(interp, cls, args: list, kwargs: dict) -> Output:
     from porter.analyze.interpreter import lineage
 
     properties: set[str] = set()
+    plain = True
     for klass in lineage(cls):
         code = [s for s in klass.node.body if isinstance(s, ast.FunctionDef)]
         properties |= {s.name for s in code}
-        if args or not all(map(_is_property, code)):
-            raise interp.gap(f"`{cls.name}` isn't a plain model output")
-    if args or properties & kwargs.keys():
+        plain = plain and all(map(_is_property, code))
+    if args or not plain or properties & kwargs.keys():
         raise interp.gap(f"`{cls.name}` isn't a plain model output")
     return Output(dict(kwargs), frozenset(properties))
 

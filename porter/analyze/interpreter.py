@@ -423,24 +423,29 @@ class Interpreter(
             raise cls.file.gap(
                 cls.node.lineno, f"`{cls.name}` has a say in how its objects are made"
             )
-        for decorator in cls.node.decorator_list:
-            target = decorator.func if isinstance(decorator, ast.Call) else decorator
-            saved, self.file = self.file, cls.file
-            try:
-                with self.at(decorator):
-                    value = self.eval(target, Env(cls.file))
-                    if isinstance(value, External):
-                        self._require_known(value, cls.name)
-                    elif not isinstance(value, Opaque):
-                        raise self.gap(
-                            f"the decorator on `{cls.name}` is code of the source's"
-                        )
-            finally:
-                self.file = saved
+        saved, self.file = self.file, cls.file
+        try:
+            for decorator in cls.node.decorator_list:
+                self._known_decorator(decorator, cls.name, Env(cls.file))
+        finally:
+            self.file = saved
 
-    def _require_known(self, decorator: External, name: str) -> None:
-        if decorator.name.partition(".")[0] not in _DECORATORS_OF:
-            raise self.gap(f"the decorator on `{name}` is a library's that isn't known")
+    def _known_decorator(self, decorator: ast.expr, name: str, env: Env) -> str:
+        """The name of what a library does to a class or function, "" where that isn't
+        known to be anything."""
+        target = decorator.func if isinstance(decorator, ast.Call) else decorator
+        with self.at(decorator):
+            value = self.eval(target, env)
+            if isinstance(value, Opaque):
+                return ""
+            if not isinstance(value, External):
+                raise self.gap(f"the decorator on `{name}` is code of the source's")
+            package, _, rest = value.name.partition(".")
+            if package not in _DECORATORS_OF:
+                raise self.gap(
+                    f"the decorator on `{name}` is a library's that isn't known"
+                )
+            return rest.rsplit(".", 1)[-1]
 
     def _joined_axes(self, cond, a: Node, b: Node):
         if contains(cond, "runtime") and len(a.axes) == len(b.axes):
@@ -575,15 +580,9 @@ class Interpreter(
             return
         if isinstance(target, ast.Name) and target.id == "property":
             return
-        with self.at(decorator):
-            value = self.eval(target, env)
-            if isinstance(value, External):
-                self._require_known(value, fn.name)
-                last = value.name.rsplit(".", 1)[-1]
-                fn.dynamic_rope = fn.dynamic_rope or last == "dynamic_rope_update"
-                fn.config_defaults |= last == "merge_with_config_defaults"
-            elif not isinstance(value, Opaque):
-                raise self.gap(f"the decorator on `{fn.name}` is code of the source's")
+        last = self._known_decorator(decorator, fn.name, env)
+        fn.dynamic_rope = fn.dynamic_rope or last == "dynamic_rope_update"
+        fn.config_defaults |= last == "merge_with_config_defaults"
 
 
 def _unchanged(a, b) -> bool:

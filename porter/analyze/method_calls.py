@@ -9,7 +9,7 @@ from porter.analyze.expert_loops import ExpertHit, ExpertIndex, PairIndex
 from porter.analyze.hf_api import holds_node, stored
 from porter.analyze.kinds import kind_of
 from porter.analyze.presence import presence, require_all
-from porter.analyze.python_builtins import set_attribute
+from porter.analyze.python_builtins import if_there, set_attribute
 from porter.analyze.remember import remembered
 from porter.analyze.sequences import SymList
 from porter.analyze.symbols import (
@@ -221,11 +221,7 @@ def _dict_method(interp, obj: dict, name: str, args: list, kwargs: dict):
         default = args[1] if len(args) > 1 else None
         found = obj.get(args[0], MISSING)
         there = interp.decide(presence(found))
-        if isinstance(there, bool):
-            return found if there else default
-        with interp.assuming(there, True):
-            found = interp.resolve(found)
-        return interp.join(there, found, default)
+        return if_there(interp, there, lambda: interp.resolve(found), default)
     if name == "pop":
         found = obj.get(args[0], MISSING)
         there = interp.decide(presence(found))

@@ -1,6 +1,7 @@
 """Arithmetic, comparisons, conditions."""
 
 import ast
+from collections.abc import Callable
 from typing import Any
 
 from porter.analyze import (
@@ -15,7 +16,7 @@ from porter.analyze.graph import Node
 from porter.analyze.kinds import kind_of
 from porter.analyze.legacy_cache import FIRST, is_past
 from porter.analyze.part import Part
-from porter.analyze.presence import any_present, presence
+from porter.analyze.presence import any_present, either, presence
 from porter.analyze.python_builtins import builtin
 from porter.analyze.sequences import SymList
 from porter.analyze.symbols import (
@@ -268,11 +269,11 @@ class Operators(Part):
             return self.decide(FIRST)
         inner = unwrap(value)
         if isinstance(inner, Choice):
-            return self._none_of_choice(inner.cond, inner.then, inner.other)
+            return self.ask_both(inner, self._decided_none)
         if not isinstance(inner, Sym):
             return False
         if inner.op == "ifexp":
-            return self._none_of_choice(*inner.args)
+            return self.ask_both(Choice(*inner.args), self._decided_none)
         scaling = old_configs.scaling_is_none(self.config, inner)
         if scaling is not None:
             return scaling
@@ -290,26 +291,16 @@ class Operators(Part):
             return Sym("is_none", (inner,)) if inner.args[2] is None else False
         return False
 
-    def _none_of_choice(self, cond, then, other):
-        with self.assuming(cond, True):
-            a = self.decide(self.is_none(then))
-        with self.assuming(cond, False):
-            b = self.decide(self.is_none(other))
-        if a is True and b is False:
-            return cond
-        if a is False and b is True:
-            return negate(cond)
-        if isinstance(a, bool) and a is b:
-            return a
-        if a is True:
-            return Sym("or", (cond, b))
-        if b is True:
-            return Sym("or", (negate(cond), a))
-        if a is False:
-            return Sym("and", (negate(cond), b))
-        if b is False:
-            return Sym("and", (cond, a))
-        return Sym("ifexp", (cond, a, b))
+    def _decided_none(self, value) -> Any:
+        return self.decide(self.is_none(value))
+
+    def ask_both(self, choice: Choice, ask: Callable[[Any], Any]) -> Any:
+        """ask of whichever side the condition takes: a bool, or the condition of it."""
+        with self.assuming(choice.cond, True):
+            then = ask(choice.then)
+        with self.assuming(choice.cond, False):
+            other = ask(choice.other)
+        return self.decide(either(choice.cond, then, other))
 
     def truth(self, value):
         """Python's truth of a value: a bool, or a condition on the config."""
@@ -323,7 +314,7 @@ class Operators(Part):
         if isinstance(inner, Node):
             return torch_ops.tensor_truth(self, inner)
         if isinstance(inner, Choice):
-            return self._truth_of_choice(inner)
+            return self.ask_both(inner, self.truth)
         if isinstance(inner, Sym):
             number = constant(inner)
             if number is not None:
@@ -332,7 +323,7 @@ class Operators(Part):
                 return self.decide(inner)
             if inner.op == "ifexp":
                 cond, a, b = inner.args
-                return self._truth_of_choice(Choice(cond, a, b))
+                return self.ask_both(Choice(cond, a, b), self.truth)
             scaling = old_configs.scaling_is_none(self.config, inner)
             if scaling is not None:
                 return self.decide(scaling) if scaling is False else negate(scaling)
@@ -350,25 +341,6 @@ class Operators(Part):
         if isinstance(inner, dict):
             return self.decide(any_present(inner))
         return bool(inner)
-
-    def _truth_of_choice(self, choice: Choice):
-        cond = choice.cond
-        with self.assuming(cond, True):
-            a = self.truth(choice.then)
-        with self.assuming(cond, False):
-            b = self.truth(choice.other)
-        if isinstance(a, bool) and isinstance(b, bool):
-            if a is b:
-                return a
-            return self.decide(cond if a else negate(cond))
-        if a is False or b is True:
-            cond, a, b = negate(cond), b, a
-        if b is False:
-            return self.decide(Sym("and", (cond, a)))
-        if a is True:
-            return self.decide(Sym("or", (cond, b)))
-        both = Sym("and", (cond, a)), Sym("and", (negate(cond), b))
-        return self.decide(Sym("or", both))
 
 
 def _all_equal(left, right) -> Any:

@@ -16,14 +16,16 @@ def presence(value: Any, unset: bool = False) -> Any:
 def either(cond: Any, then: Any, other: Any) -> Any:
     """`then` where cond holds, else `other`; both are bools or conditions."""
     if isinstance(then, bool) and isinstance(other, bool):
-        if then == other:
+        if then is other:
             return then
         return cond if then else negate(cond)
-    here = cond if then is True else Sym("and", (cond, then))
-    there = negate(cond) if other is True else Sym("and", (negate(cond), other))
-    if then is False or other is False:
-        return there if then is False else here
-    return Sym("or", (here, there))
+    if then is False or other is True:
+        cond, then, other = negate(cond), other, then
+    if other is False:
+        return Sym("and", (cond, then))
+    if then is True:
+        return Sym("or", (cond, other))
+    return Sym("or", (Sym("and", (cond, then)), Sym("and", (negate(cond), other))))
 
 
 def any_present(container: dict) -> Any:

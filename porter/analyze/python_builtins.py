@@ -14,7 +14,7 @@ from porter.analyze.graph import (
 from porter.analyze.inequalities import larger_of
 from porter.analyze.kinds import kind_of
 from porter.analyze.layer_configs import LayerConfig
-from porter.analyze.presence import either, presence, require_all
+from porter.analyze.presence import presence, require_all
 from porter.analyze.sequences import SymList, different
 from porter.analyze.symbols import (
     Sym,
@@ -146,11 +146,7 @@ def _isinstance(interp, x, kinds):
     kinds = kinds if isinstance(kinds, (tuple, list)) else (kinds,)
     x = interp.resolve(x)
     if isinstance(x, Choice):
-        sides = []
-        for side, holds in ((x.then, True), (x.other, False)):
-            with interp.assuming(x.cond, holds):
-                sides.append(_isinstance(interp, side, kinds))
-        return interp.decide(either(x.cond, *sides))
+        return interp.ask_both(x, lambda side: _isinstance(interp, side, kinds))
     verdicts = [_is_kind(interp, x, k) for k in kinds]
     if any(v is True for v in verdicts) or all(v is False for v in verdicts):
         return any(v is True for v in verdicts)
@@ -219,12 +215,12 @@ def _getattr(interp, obj, name, *default):
     if isinstance(obj, Module) and not default:
         return interp.module_attribute(obj, name)
     if isinstance(obj, Module):
-        return _if_there(
+        return if_there(
             interp, _module_has(interp, obj, name),
             lambda: interp.module_attribute(obj, name), default[0],
         )  # fmt: skip
     if isinstance(obj, Peeked):
-        return _if_there(
+        return if_there(
             interp, _module_has(interp, obj.module, name),
             lambda: interp.attribute(obj, name), default[0] if default else None,
         )  # fmt: skip
@@ -237,7 +233,7 @@ def _getattr(interp, obj, name, *default):
     raise interp.gap("`getattr` isn't followed here")
 
 
-def _if_there(interp, there, get: Callable[[], Any], default) -> Any:
+def if_there(interp, there, get: Callable[[], Any], default) -> Any:
     """What get() gives where `there` holds, else the default."""
     if isinstance(there, bool):
         return get() if there else default

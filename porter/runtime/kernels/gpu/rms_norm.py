@@ -7,6 +7,13 @@ import triton.language as tl
 from porter.runtime.kernels.gpu.device import early_launch, take_turn
 
 
+@triton.jit
+def weighed(x, weight):
+    """The product, rounded as the reference rounds it: in the weight's dtype."""
+    product = x.to(weight.dtype).to(tl.float32) * weight.to(tl.float32)[None, :]
+    return product.to(weight.dtype)
+
+
 @triton.jit(do_not_specialize=["num_rows", "inner_rows", "variance_size"])
 def _rms_norm(
     x_ptr, residual_ptr, weight_ptr, output_ptr, total_ptr, num_rows, inner_rows,
@@ -30,12 +37,10 @@ def _rms_norm(
     counted = tl.where((columns < variance_size)[None, :], x * x, 0.0)
     x = x * tl.rsqrt(tl.sum(counted, 1) / variance_size + eps)[:, None]
     if WEIGHT:
-        # The product is rounded as the reference rounds it: in the weight's dtype.
         weight = tl.load(weight_ptr + columns, mask=columns < SIZE, other=0.0)
         if UNIT_OFFSET:
             weight = weight.to(tl.float32) + 1.0
-        x = x.to(weight.dtype).to(tl.float32) * weight.to(tl.float32)[None, :]
-        x = x.to(weight.dtype)
+        x = weighed(x, weight)
     tl.store(output_ptr + flat, x.to(output_ptr.dtype.element_ty), mask=inside)
 
 

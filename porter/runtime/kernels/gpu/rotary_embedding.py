@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 
 from porter.runtime.kernels.gpu.device import early_launch, take_turn
+from porter.runtime.kernels.gpu.rms_norm import weighed
 from porter.runtime.kernels.gpu.strides import adjacent
 
 
@@ -27,12 +28,10 @@ def load_angles(
 def _normed(
     x, scale, weight_ptr, columns, inside, dtype, WEIGHT: tl.constexpr
 ):  # fmt: skip
-    """Rounded where `rms_norm` rounds: the product in the weight's dtype."""
     x = x * scale
     if WEIGHT:
         weight = tl.load(weight_ptr + columns, mask=inside, other=0.0)
-        x = x.to(weight.dtype).to(tl.float32) * weight.to(tl.float32)[None, :]
-        x = x.to(weight.dtype)
+        x = weighed(x, weight)
     return x.to(dtype).to(tl.float32)
 
 
