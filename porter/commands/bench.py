@@ -14,8 +14,10 @@ beside FlashInfer, FlashAttention-3, vLLM and torch, and the machine's ceilings.
 """
 
 import argparse
+import itertools
 import tempfile
 from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -246,18 +248,10 @@ def show_kernels(facts: dict[str, Any]) -> None:
         f"{facts['gpu']}: copy {limits['bytes_per_second'] / 1e12:.2f} TB/s, "
         f"bf16 product {limits['flops_per_second'] / 1e12:.0f} TFLOP/s"
     )
-    names = list(dict.fromkeys(n for row in facts["rows"] for n in row["engines"]))
-    rows = []
-    for row in facts["rows"]:
-        cells = [f"{row['kernel'].split()[0]} {row['case']}", f"{row['floor_us']:.1f}"]
-        for name in names:
-            result = row["engines"].get(name, {})
-            good = "us" in result and "failed" not in result
-            cells.append(f"{result['us']:.1f}" if good else "-")
-        cells.append(f"{row['floor_us'] / row['engines']['porter']['us']:.2f}")
-        rows.append(tuple(cells))
-    heads = ["us", "floor", *names, "floor/porter"]
-    print_table(heads, rows, right=heads[1:])
+    for kernel, rows in itertools.groupby(facts["rows"], key=itemgetter("kernel")):
+        say("")
+        _show_kernel(kernel, list(rows))
+    say("")
     failed = {
         name: result["failed"]
         for row in facts["rows"]
@@ -268,3 +262,19 @@ def show_kernels(facts: dict[str, Any]) -> None:
         say(f"{name}: {why}")
     for name, value in facts["summary"].items():
         say(f"{name} {value:.3f}")
+
+
+def _show_kernel(kernel: str, rows: list[dict[str, Any]]) -> None:
+    """Microseconds of each case, only with engines that have the kernel."""
+    names = list(dict.fromkeys(name for row in rows for name in row["engines"]))
+    cells = []
+    for row in rows:
+        times = []
+        for name in names:
+            result = row["engines"].get(name, {})
+            good = "us" in result and "failed" not in result
+            times.append(f"{result['us']:.1f}" if good else "-")
+        share = row["floor_us"] / row["engines"]["porter"]["us"]
+        cells.append((row["case"], f"{row['floor_us']:.1f}", *times, f"{share:.2f}"))
+    heads = [f"{kernel}, us", "floor", *names, "floor/porter"]
+    print_table(heads, cells, right=heads[1:])

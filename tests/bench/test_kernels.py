@@ -8,6 +8,7 @@ from transformers import LlamaConfig
 
 from porter.bench.floor import decode_bytes, parameters
 from porter.bench.kernels import summary
+from porter.commands.bench import show_kernels
 
 
 def row(kernel: str, mib: float, floor: float, **us: float | str) -> dict:
@@ -31,6 +32,31 @@ def test_summary() -> None:
     assert figures["decode_vs_fast_least"] == pytest.approx(0.5)
     assert figures["prefill_vs_fast"] == pytest.approx(0.75)
     assert not any("gone" in name for name in figures)
+
+
+def test_a_table_a_kernel_within_80_columns(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whole names, and no column for who doesn't have the kernel."""
+    peers = {"decode attention": ("flashinfer", "fa3"), "expert products": ("vllm",)}
+    rows = []
+    for kernel, names in peers.items():
+        us = dict.fromkeys(("porter", *names), 2e4)
+        rows.append(row(kernel, 65, 1e4, **us) | {"case": "256 x 32768, group 8"})
+    limits = {"bytes_per_second": 4e12, "flops_per_second": 8e14}
+    show_kernels(
+        {"gpu": "GPU", "ceilings": limits, "rows": rows, "summary": summary(rows)}
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    for kernel, names in peers.items():
+        head = next(at for at, line in enumerate(lines) if f"{kernel}, us" in line)
+        heads = lines[head].split(", us")[1].split()
+        assert heads == ["floor", "porter", *names, "floor/porter"]
+        assert lines[head + 2].split() == [
+            *"256 x 32768, group 8".split(), "10000.0",
+            *["20000.0"] * (1 + len(names)), "0.50",
+        ]  # fmt: skip
 
 
 @pytest.mark.parametrize("tied", [True, False])
