@@ -116,6 +116,7 @@ CASES: dict[str, Callable[[], None]] = {
     "prefill 128 hopper": partial(prefill, 128, hopper=True),
     "prefill 64 hopper page 16": partial(prefill, 64, page=16, hopper=True),
     "experts 1 token": partial(experts, 1),
+    "experts 200 tokens": partial(experts, 200),
     "experts 500 tokens": partial(experts, 500),
     "experts 1000 tokens biased": partial(experts, 1000, biased=True),
     "experts 4096 tokens": partial(experts, 4096),

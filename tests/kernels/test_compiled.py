@@ -43,7 +43,7 @@ def test_products_of_experts_use_the_matrix_units_and_load_ahead() -> None:
     products = [r for r in compiled() if r["kernel"] == "_grouped_product"]
     assert len(products) == 2 * len({r["case"] for r in products}) > 0
     for result in products:
-        many = int(result["case"].split()[1]) >= 1000  # tokens, 8 of 128 experts each
+        many = int(result["case"].split()[1]) >= 500  # tokens, 8 of 128 experts each
         assert ("HGMMA" if many else "HMMA") in result["products"], result["case"]
         assert result["async_copies"], result["case"]
 

@@ -5,7 +5,6 @@ of each query row is its peak score, the sum of exp2(score - peak) and the weigh
 sum of values (Milakov and Gimelshein, arXiv 1805.02867).
 """
 
-import torch
 import triton
 import triton.language as tl
 
@@ -29,16 +28,6 @@ def forms(options: AttentionOptions) -> dict[str, bool]:
         "ALIBI": options.alibi_slopes is not None,
         "SINKS": options.sinks is not None,
     }
-
-
-def rows_aligned(*tensors: torch.Tensor) -> bool:
-    """Whether each head's row in each slot, or of each token, is whole lines of 16
-    bytes, which is what the copy engine moves."""
-    return all(
-        size * tensor.element_size() % 16 == 0
-        for tensor in tensors
-        for size in (tensor.storage_offset(), tensor.shape[-1], *tensor.stride()[:-1])
-    )
 
 
 @triton.jit

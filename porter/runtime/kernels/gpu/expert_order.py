@@ -6,8 +6,8 @@ import triton.language as tl
 
 from porter.runtime.kernels.gpu.device import early_launch, take_turn
 
-# More pairs than these are sorted by torch: every expert's program reads all of them.
-_FEW_PAIRS = 8192
+# So many pairs an expert's program looks at together.
+_MANY_PAIRS = 8192
 
 
 @triton.jit(do_not_specialize=["count"])
@@ -65,17 +65,13 @@ def order_pairs(
     where order may hold anything.
     """
     flat = ids.flatten()
-    if len(flat) > _FEW_PAIRS:
-        key = torch.where((flat < 0) | (flat >= num_experts), num_experts, flat)
-        held, order = key.sort(stable=True)
-        beyond = torch.arange(1, num_experts + 1, device=ids.device, dtype=held.dtype)
-        return order.int(), torch.searchsorted(held, beyond, out_int32=True)
     order = torch.empty(len(flat), dtype=torch.int32, device=ids.device)
     ends = torch.empty(num_experts, dtype=torch.int32, device=ids.device)
-    block = min(1024, triton.next_power_of_2(len(flat)))
+    block = min(_MANY_PAIRS, triton.next_power_of_2(len(flat)))
     _order_pairs[(num_experts,)](
-        flat, order, ends, len(flat), BLOCK=block, num_warps=4, **early_launch()
-    )
+        flat, order, ends, len(flat), BLOCK=block,
+        num_warps=4 if block <= 1024 else 8, **early_launch(),
+    )  # fmt: skip
     return order, ends
 
 

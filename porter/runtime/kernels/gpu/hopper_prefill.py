@@ -22,7 +22,6 @@ from porter.runtime.kernels.gpu.attention_tiles import (
     LOG2E,
     finish_rows,
     forms,
-    rows_aligned,
     scales,
     weigh,
 )
@@ -39,6 +38,7 @@ from porter.runtime.kernels.gpu.hopper_tiles import (
     ring,
 )
 from porter.runtime.kernels.gpu.paged_prefill import PrefillBatch
+from porter.runtime.kernels.gpu.strides import rows_aligned
 from porter.runtime.kernels.paged_attention import AttentionOptions
 
 BLOCK_M = 2 * ROWS.value

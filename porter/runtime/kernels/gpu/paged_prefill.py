@@ -18,10 +18,10 @@ from porter.runtime.kernels.gpu.attention_tiles import (
     attend_tiles,
     finish_rows,
     forms,
-    rows_aligned,
     scales,
 )
 from porter.runtime.kernels.gpu.device import interpreting
+from porter.runtime.kernels.gpu.strides import rows_aligned
 from porter.runtime.kernels.paged_attention import AttentionOptions
 
 
