@@ -66,6 +66,10 @@ def find_causal_lm(sources: SourceSet, file: SourceFile, arch: str | None) -> Cl
         names = ", ".join(c.name for c in classes) or "none"
         raise UsageError(f"{file.shown}: no class {arch} (classes: {names})")
     found = [c for c in classes if c.name.endswith(("ForCausalLM", "LMHeadModel"))]
+    if len(found) > 1:  # types of keyword arguments are called so too
+        for cls in found:
+            sources.lookup(file, cls.name)
+        found = [c for c in found if any(map(_has_forward, lineage(c)))] or found
     if not found:
         for cls in classes:
             sources.lookup(file, cls.name)

@@ -103,6 +103,13 @@ def test_refused_source_names_the_line_and_writes_nothing(
     assert sorted(Path.cwd().rglob("*")) == before
 
 
+ARGUMENTS = """class KwargsForCausalLM(TypedDict, total=False):
+    cu_seqlens: int | None
+
+
+"""
+
+
 def several_models() -> str:
     heron = source_of("heron")
     start = heron.index(HEAD)
@@ -119,6 +126,15 @@ def test_one_of_several_models_is_named_by_arch(porter: Porter, heron: Path) -> 
     text = Path("out.py").read_text()
     assert "class GreyHeronForCausalLM" in text
     assert "class HeronForCausalLM" not in text
+
+
+def test_a_type_of_arguments_is_no_model(porter: Porter, heron: Path) -> None:
+    """transformers 4.48 to 4.53 have such a class in most files."""
+    file = heron / "modeling_heron.py"
+    text = file.read_text().replace(HEAD, "\n\n" + ARGUMENTS + HEAD, 1)
+    file.write_text("from typing import TypedDict\n" + text)
+    assert porter("convert", file, "-o", "out.py").code == 0
+    assert "class HeronForCausalLM" in Path("out.py").read_text()
 
 
 # Each mistake: the files to make, the arguments, and words that the message must have.
