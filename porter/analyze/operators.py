@@ -61,6 +61,7 @@ _OPERATORS = {
     ast.BitAnd: "bitand",
     ast.BitOr: "bitor",
 }
+_UNKNOWN = Opaque("a comparison with an unknown value")
 _COMPARE = {
     ast.Eq: "eq",
     ast.NotEq: "ne",
@@ -220,10 +221,17 @@ class Operators(Part):
                 outcome = compare("eq", left, right)
             elif isinstance(left, Choice) or isinstance(right, Choice):
                 raise self.gap("`is` of one of two things, as the config decides")
+            elif isinstance(left, Opaque) or isinstance(right, Opaque):
+                return _UNKNOWN
+            elif isinstance(left, External) and isinstance(right, External):
+                outcome = left.name == right.name
             else:
                 outcome = left is right
             return _flip(outcome) if isinstance(op, ast.IsNot) else outcome
         if isinstance(op, (ast.In, ast.NotIn)):
+            items = right if isinstance(right, (tuple, list)) else ()
+            if any(isinstance(item, Opaque) for item in (left, *items)):
+                return _UNKNOWN
             outcome = self.contains(left, right)
             return _flip(outcome) if isinstance(op, ast.NotIn) else outcome
         if isinstance(left, Node) or isinstance(right, Node):
@@ -235,7 +243,7 @@ class Operators(Part):
         if isinstance(left, DeviceType) or isinstance(right, DeviceType):
             return _compare_device(op, left, right)
         if isinstance(left, Opaque) or isinstance(right, Opaque):
-            return Opaque("a comparison with an unknown value")
+            return _UNKNOWN
         if isinstance(left, (tuple, list)) and isinstance(right, (tuple, list)):
             equal = _all_equal(left, right)
             return equal if isinstance(op, ast.Eq) else _flip(equal)

@@ -167,6 +167,10 @@ def _is_kind(interp, x, kind) -> Any:
         "bool": bool,
     }
     inner = unwrap(x)
+    if isinstance(kind, Opaque):
+        raise interp.gap(
+            "`isinstance` of a type that is asked of a value isn't followed"
+        )
     if legacy_cache.is_past(x):
         return short in ("tuple", "list")
     none = old_configs.scaling_is_none(interp.config, inner)
@@ -178,6 +182,8 @@ def _is_kind(interp, x, kind) -> Any:
         raise interp.gap("the type of a config value decides here")
     if short in plain:
         return isinstance(inner, plain[short])
+    if short == "NoneType":
+        return x is None
     if short in ("Tensor", "LongTensor", "FloatTensor"):
         return isinstance(x, Node)
     if isinstance(x, Cache):
@@ -296,7 +302,7 @@ def _extreme(which: str):
 
 
 def _type(interp, x):
-    return Opaque("a type")
+    return External("types.NoneType") if x is None else Opaque("a type")
 
 
 def _all(interp, x):

@@ -3,6 +3,7 @@
 import pytest
 
 from porter.convert import convert
+from porter.gap import Refused
 from tests.transforms.cases import SCAFFOLD
 
 FORWARD = "        return self.down(self.act(self.up(x)))\n"
@@ -43,6 +44,10 @@ CASES = {
     "of the divisor's sign": ("        k = -7 % 3\n", "2"),
     "compared in a row": ("        k = 2.0 if 1 < 3 < 2 else 5.0\n", "5.0"),
     "the rest": ("        _, *rest = [1.0, 2.0, 3.0]\n        k = rest[1]\n", "3.0"),
+    "None is of None's type": (
+        "        k = 2.0 if isinstance(None, (type(None), int)) else 5.0\n", "2.0"),
+    "a number isn't": (
+        "        k = 2.0 if isinstance(3.0, (type(None), int)) else 5.0\n", "5.0"),
     "exchanged": ("        a, k = 2.0, 3.0\n        a, k = k, a\n", "2.0"),
 }  # fmt: skip
 
@@ -54,4 +59,26 @@ def test_the_factor(name: str) -> None:
     assert text.count(FORWARD) == 1
     changed = lines + FORWARD.rstrip() + " * k\n"
     port = convert(SCAFFOLD, text=text.replace(FORWARD, changed)).text
+    assert f"* {factor}\n" in port[port.index("class TernMLP") :]
+
+
+TYPES = {
+    "isinstance of a value's type": "isinstance(1.0, type(2.0))",
+    "a value's type is None's": "type(self.config.hidden_size) is type(None)",
+    "a value's type is another's": "type(1.0) is type(2.0)",
+    "a value's type equals one": "type(1.0) == float",
+    "a value's type is one of some": "type(1.0) in (int, float)",
+}
+
+
+@pytest.mark.parametrize("test", TYPES.values(), ids=TYPES.keys())
+def test_types_of_values_are_refused_or_right(test: str) -> None:
+    text = SCAFFOLD.read_text(encoding="utf-8")
+    changed = f"        k = 2.0 if {test} else 5.0\n" + FORWARD.rstrip() + " * k\n"
+    right = eval(test.replace("self.config.hidden_size", "4"))
+    try:
+        port = convert(SCAFFOLD, text=text.replace(FORWARD, changed)).text
+    except Refused:
+        return
+    factor = "2.0" if right else "5.0"
     assert f"* {factor}\n" in port[port.index("class TernMLP") :]
