@@ -73,7 +73,8 @@ def _grouped_product(
         pairs = rows.to(tl.int64)
         if not LONE:
             pairs = tl.load(order_ptr + rows, mask=held, other=0).to(tl.int64)
-        out = inside // height * BLOCK_N + tl.arange(0, BLOCK_N)
+        column = inside // height * BLOCK_N
+        out = column + tl.arange(0, BLOCK_N)
         ks = tl.arange(0, BLOCK_K)
         source = pairs // TOP_K if BY_TOKEN else rows.to(tl.int64)
         if not BULK or BY_TOKEN:
@@ -93,7 +94,7 @@ def _grouped_product(
                 there = held[:, None] & left[None, :]
                 x = tl.load(x_ptrs + start, mask=there, other=0.0)
             if BULK:
-                box = weight_ptr.load([expert, inside // height * BLOCK_N, start])
+                box = weight_ptr.load([expert, column, start])
                 w = box.reshape(BLOCK_N, BLOCK_K).T
             elif EVEN:
                 w = tl.load(w_ptrs + start)
@@ -195,9 +196,11 @@ def _product(
     bulk = not wide and compute_capability() >= 90 and rows_aligned(weight, x)
     rows, columns = x, weight
     if bulk:
-        columns = _boxes(weight, [1, shape.block_n, shape.block_k])
+        columns = TensorDescriptor.from_tensor(
+            weight, [1, shape.block_n, shape.block_k]
+        )
         if not top_k:
-            rows = _boxes(x, [shape.block_m, shape.block_k])
+            rows = TensorDescriptor.from_tensor(x, [shape.block_m, shape.block_k])
     _grouped_product[(blocks * triton.cdiv(outer, shape.block_n),)](
         rows, columns, bias, output, order, scale, ends, blocks, inner, outer,
         x.stride(0), weight.stride(0), weight.stride(1),
@@ -211,7 +214,3 @@ def _product(
         **early_launch(),
     )  # fmt: skip
     return output
-
-
-def _boxes(tensor: torch.Tensor, box: list[int]) -> TensorDescriptor:
-    return TensorDescriptor(tensor, list(tensor.shape), list(tensor.stride()), box)
